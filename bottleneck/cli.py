@@ -1,0 +1,160 @@
+"""Flags and configuration files → configuration → a job → its summary and exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+import logging
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import tyro
+import yaml
+
+from bottleneck import storage
+from bottleneck.config import failure_limit, field_names, flag_of
+from bottleneck.errors import BottleneckError, ConfigError, TooManyFailuresError
+from bottleneck.summary import Summary
+
+C = TypeVar("C")
+
+
+def run_job(
+    config_type: type[C], job: Callable[[C], Summary], argv: Sequence[str] | None = None
+) -> int:
+    """Runs a job as a command.
+
+    Args:
+        config_type: The job's configuration, whose fields are its flags.
+        job: What to run.
+        argv: Arguments without the program's name; ``sys.argv`` when None.
+
+    Returns:
+        The exit code: 0; 1 when too many images failed or the run could not finish; 2 for
+        something the user can mend; 130 or 143 after SIGINT or SIGTERM. Errors are one line on
+        the standard error stream.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        config = parse(config_type, sys.argv[1:] if argv is None else argv)
+        summary = job(config)
+        print(summary.to_text(), flush=True)
+        target = getattr(config, "summary", None)
+        if target:
+            storage.write_bytes(storage.normalize_uri(target), summary.to_json().encode())
+        if summary.signal is not None:
+            return 128 + summary.signal
+        _require_few_failures(summary, getattr(config, "max_failed", "100%"))
+    except BottleneckError as e:
+        print(f"error: {e}", file=sys.stderr, flush=True)
+        return e.exit_code
+    return 0
+
+
+def parse(config_type: type[C], argv: Sequence[str]) -> C:
+    """Reads flags, over the values of a ``--config`` file (YAML) if one is given.
+
+    Raises:
+        ConfigError: A flag, a key or a value is not allowed.
+        SystemExit: ``--help`` was asked for.
+    """
+    arguments, defaults = _split_off_config(config_type, argv)
+    given = defaults or {}
+    # Values of the file are read by the same parser as flags, so that both allow the same.
+    arguments = [*_as_flags(config_type, given), *arguments]
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            config: C = tyro.cli(
+                config_type,
+                args=arguments,
+                description=_description(config_type),
+                config=(tyro.conf.OmitSubcommandPrefixes,),
+            )
+    except SystemExit as e:
+        if e.code in (0, None):
+            raise
+        raise ConfigError(_one_line(printed.getvalue())) from e
+    return config
+
+
+def _description(config_type: type[Any]) -> str:
+    text = (config_type.__doc__ or "").split("Attributes:")[0].strip()
+    return f"{text} Flags may also stand in a YAML file, given as --config FILE; flags win."
+
+
+def _split_off_config(
+    config_type: type[Any], argv: Sequence[str]
+) -> tuple[list[str], dict[str, Any] | None]:
+    arguments = list(argv)
+    for index, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name != "--config":
+            continue
+        if not equals:
+            if index + 1 == len(arguments):
+                raise ConfigError("--config needs a file; give a YAML file of the job's flags")
+            value = arguments[index + 1]
+        rest = arguments[:index] + arguments[index + (1 if equals else 2) :]
+        return rest, _read_config(config_type, value)
+    return arguments, None
+
+
+def _read_config(config_type: type[Any], path: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(storage.read_bytes(storage.normalize_uri(path)))
+    except yaml.YAMLError as e:
+        reason = " ".join(str(e).split())[:300]
+        raise ConfigError(f"{path} is not a YAML file: {reason}; mend it") from e
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds no flags; it must consist of lines such as 'images: DIR'")
+    allowed = field_names(config_type)
+    result = {}
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if name not in allowed:
+            near = difflib.get_close_matches(name, allowed, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"allowed are {', '.join(allowed)}"
+            raise ConfigError(f"{path} has a key {key!r} that is no flag of this job; {hint}")
+        result[name] = value
+    return result
+
+
+def _as_flags(config_type: type[Any], values: dict[str, Any]) -> list[str]:
+    flags: list[str] = []
+    for name, value in values.items():
+        flag = flag_of(name)
+        if value is True:
+            flags.append(flag)
+        elif value is False:
+            flags.append(flag.replace("--", "--no-", 1))
+        elif value is None:
+            flags += [flag, "None"]
+        elif isinstance(value, list):
+            flags += [flag, *map(str, value)]
+        else:
+            flags.append(f"{flag}={value}")
+    return flags
+
+
+def _one_line(printed: str) -> str:
+    """Turns the parser's framed message into one line."""
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│╭╰╮╯─ ") for line in printed.splitlines()]
+    text = " ".join(line for line in lines if line)
+    text = re.sub(
+        r"^(Value error|Parsing error|Required options|Unrecognized options)\s*", "", text
+    )
+    text = text.split("For full helptext")[0].strip(" ─")
+    return f"{text[:500]}; see --help"
+
+
+def _require_few_failures(summary: Summary, max_failed: str) -> None:
+    limit = failure_limit(max_failed, summary.listed)
+    if summary.failures > limit:
+        raise TooManyFailuresError(
+            f"{summary.failures:,} images failed and --max-failed {max_failed} allows {limit:,}; "
+            "the others are committed, see the statuses above and the table's `error` column"
+        )

@@ -1,0 +1,154 @@
+"""Ray itself: connecting to a cluster or starting an embedded one, and what it has room for."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from bottleneck.config import ExtractConfig, actor_range
+from bottleneck.errors import ConfigError, RunFailedError
+
+_log = logging.getLogger(__name__)
+
+#: Starting a local Ray sometimes exceeds its own time limit on a loaded machine.
+_START_ATTEMPTS = 3
+
+#: More threads than this do not make a backbone proportionally faster; several actors do.
+_MAX_CPUS_PER_ACTOR = 8
+
+#: What workers need to know of the driver's environment. Credentials are not passed on: they
+#: would stand in the cluster's job records; nodes have their own (an instance role).
+_PASSED_ON = ("KERAS_BACKEND", "BOTTLENECK_CACHE")
+
+
+def connect(address: str | None) -> None:
+    """Connects to Ray, unless this process already is.
+
+    Args:
+        address: A cluster's address; None takes ``RAY_ADDRESS`` and without that starts an
+            embedded Ray that ends with this process.
+
+    Raises:
+        RunFailedError: The cluster does not answer or an embedded Ray does not start.
+    """
+    if ray.is_initialized():
+        return
+    target = address or os.environ.get("RAY_ADDRESS") or "local"
+    # Ray's core warns of each actor pool in red that its arguments are in the object store; they
+    # are kept alive by Ray Data. What matters arrives as an exception.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    # TensorFlow's start-up notes would be repeated by every worker.
+    environment["TF_CPP_MIN_LOG_LEVEL"] = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2")
+    for attempt in range(_START_ATTEMPTS):
+        try:
+            if target == "local":
+                ray.init(
+                    address="local",
+                    # The pipeline needs two slots: one decodes while the other computes.
+                    num_cpus=max(2, len(os.sched_getaffinity(0))),
+                    include_dashboard=False,
+                    logging_level=logging.ERROR,
+                    runtime_env={"env_vars": environment},
+                )
+            else:
+                ray.init(
+                    address=target,
+                    logging_level=logging.ERROR,
+                    runtime_env={"env_vars": environment},
+                )
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as e:
+            ray.shutdown()
+            if target != "local" or attempt + 1 == _START_ATTEMPTS:
+                what = "start an embedded Ray" if target == "local" else f"reach Ray at {target}"
+                reason = str(e).strip().splitlines()[0][:300] if str(e).strip() else repr(e)
+                raise RunFailedError(
+                    f"cannot {what}: {reason}; check --address and that the cluster is up"
+                ) from e
+            time.sleep(2**attempt)
+        else:
+            return
+
+
+@dataclass(frozen=True)
+class ActorSizing:
+    """How many backbone actors there may be and what each may use.
+
+    Attributes:
+        low: Number that is always kept.
+        high: Most that the load may scale up to.
+        gpus: GPUs of each, may be a fraction.
+        cpus: CPUs of each, as Ray counts them.
+        threads: Threads that each computes with; 0 leaves it to the Keras backend.
+    """
+
+    low: int
+    high: int
+    gpus: float
+    cpus: float
+    threads: int
+
+
+def nodes() -> list[Mapping[str, float]]:
+    """Returns the resources of each node that is alive."""
+    found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in found if node["Alive"]]
+
+
+def total(resource: str) -> float:
+    """Returns how much of a resource all nodes have together."""
+    return sum(node.get(resource, 0.0) for node in nodes())
+
+
+def size_actors(
+    config: ExtractConfig, node_resources: Sequence[Mapping[str, float]]
+) -> ActorSizing:
+    """Decides how many actors of what size fit the cluster.
+
+    Args:
+        config: What the user asked for; the rest is derived.
+        node_resources: Resources of the cluster's nodes; never those of the submitting machine.
+
+    Raises:
+        ConfigError: An actor of the size asked for fits no node.
+    """
+    cluster_gpus = sum(node.get("GPU", 0) for node in node_resources)
+    gpus = config.gpus_per_actor
+    if gpus is None:
+        gpus = 1.0 if cluster_gpus else 0.0
+    cpu_counts = [node["CPU"] for node in node_resources if node.get("CPU", 0) >= 1]
+    smallest = min(cpu_counts, default=1)
+    cpus = config.cpus_per_actor
+    if cpus is None:
+        # On CPUs one is left for fetching and decoding, which feed the backbone.
+        cpus = 1.0 if gpus else float(min(_MAX_CPUS_PER_ACTOR, max(1, smallest - 1)))
+    fitting = [
+        node for node in node_resources if node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus
+    ]
+    if not fitting:
+        raise ConfigError(
+            f"no node has the {cpus:g} CPUs and {gpus:g} GPUs that each actor should have; "
+            f"nodes have {_describe(node_resources)}; lower --cpus-per-actor or --gpus-per-actor"
+        )
+    if gpus:
+        room = math.floor(sum(node["GPU"] // gpus for node in fitting))
+    else:
+        # One CPU a node stays free for decoding, where there is more than one.
+        room = math.floor(sum(max(1, (node["CPU"] - 1) // cpus) for node in fitting))
+    low, high = actor_range(config.actors) or (1, max(1, room))
+    # Decoding leaves most of its CPU idle while the backbone is the slower side, so the backbone
+    # may use that one too (benchmarks/pipeline.py measures the gain).
+    threads = 0 if gpus else max(1, min(int(smallest), math.floor(cpus) + 1))
+    return ActorSizing(low, high, gpus, cpus, threads)
+
+
+def _describe(node_resources: Sequence[Mapping[str, float]]) -> str:
+    kinds = sorted({(node.get("CPU", 0), node.get("GPU", 0)) for node in node_resources})
+    return ", ".join(f"{cpus:g} CPUs and {gpus:g} GPUs" for cpus, gpus in kinds)

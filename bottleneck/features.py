@@ -1,0 +1,445 @@
+"""The features table: one row an image, in a Delta Lake table.
+
+Workers write Parquet shards under unique names (:mod:`bottleneck.shards`) that nobody sees; the
+driver makes them visible with one commit (:meth:`FeaturesTable.commit`). Readers always see whole
+snapshots. This module needs neither Ray nor Keras.
+
+A commit is guarded by an application transaction: it carries the number of commits that this
+package made before it, so that of two runs racing from the same snapshot exactly one wins and the
+other gets :class:`~bottleneck.errors.ConflictError` and must plan again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
+
+from bottleneck.errors import ConflictError, TableError
+from bottleneck.shards import SCHEMA, Shard
+from bottleneck.spec import FeatureSpec
+from bottleneck.storage import redact_uri
+
+#: Name under which commits are counted in the Delta log (a Delta ``txn`` action).
+APP_ID = "bottleneck-features"
+
+#: Key of a commit's own identity and of its figures in Delta's ``commitInfo``.
+COMMIT_KEY = "bottleneck.commit"
+STATS_KEY = "bottleneck.stats"
+
+#: Column statistics are kept for `image` alone: minima and maxima of 25,088-long lists and of
+#: hashes only make the log longer. `delta.logRetentionDuration` bounds what a long history costs.
+_PROPERTIES = {"delta.dataSkippingStatsColumns": "image"}
+
+#: How often a commit is tried when storage answers with errors (not with a conflict).
+_COMMIT_ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What the table holds at one version.
+
+    Attributes:
+        table_uri: Where the table is.
+        version: Delta version, 0 for a table just created.
+        spec: Feature specification that every row was computed with.
+        shards: The Parquet files of this version, ordered by their smallest image.
+        app_version: Number of commits that this package made up to this version.
+    """
+
+    table_uri: str
+    version: int
+    spec: FeatureSpec
+    shards: tuple[Shard, ...]
+    app_version: int
+
+    @property
+    def rows(self) -> int:
+        """Number of rows, failed images included."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def bytes(self) -> int:
+        """Size of all shards in bytes."""
+        return sum(shard.bytes for shard in self.shards)
+
+
+@dataclass(frozen=True)
+class CommitRecord:
+    """One commit of this package as the table's history tells it.
+
+    Attributes:
+        version: Delta version that the commit made.
+        timestamp_s: When, in seconds since the epoch.
+        run: Identity of the run that made it.
+        stats: Figures the run stored with it (rows by status, seconds by stage, bytes …).
+    """
+
+    version: int
+    timestamp_s: float
+    run: str
+    stats: Mapping[str, Any] = field(default_factory=dict)
+
+
+class FeaturesTable:
+    """A features table at a URI: a local folder, ``s3://``, ``gs://`` or ``az://``.
+
+    Credentials and endpoints come from the environment (``AWS_ACCESS_KEY_ID``,
+    ``AWS_ENDPOINT_URL``, …); plain http needs ``AWS_ALLOW_HTTP=true``.
+    """
+
+    def __init__(self, uri: str, delta: DeltaTable) -> None:
+        self.uri = uri
+        self._delta = delta
+
+    @classmethod
+    def open(cls, uri: str) -> FeaturesTable:
+        """Opens an existing table.
+
+        Raises:
+            TableError: Nothing is there, it cannot be read, or it is not a features table.
+        """
+        table = cls.find(uri)
+        if table is None:
+            raise TableError(
+                f"there is no features table at {redact_uri(uri)}; "
+                "make one with jobs/extract.py --features, or check the address"
+            )
+        return table
+
+    @classmethod
+    def find(cls, uri: str) -> FeaturesTable | None:
+        """Opens the table if there is one.
+
+        Returns:
+            The table, or None when the place is free.
+
+        Raises:
+            TableError: The place cannot be read or holds something else.
+        """
+        try:
+            delta = DeltaTable(uri)
+        except TableNotFoundError:
+            _require_free(uri)
+            return None
+        except (DeltaError, OSError, ValueError) as e:
+            raise TableError(_unreachable(uri, e)) from e
+        table = cls(uri, delta)
+        table.snapshot()
+        return table
+
+    @classmethod
+    def create(cls, uri: str, spec: FeatureSpec) -> FeaturesTable:
+        """Creates an empty table for one feature specification.
+
+        Raises:
+            ConflictError: Another run created it in the meantime.
+            TableError: The place cannot be written.
+        """
+        try:
+            delta = DeltaTable.create(
+                uri,
+                SCHEMA,
+                configuration={**_PROPERTIES, **spec.to_properties()},
+                raise_if_key_not_exists=False,
+            )
+        except (DeltaError, OSError, ValueError) as e:
+            if _exists(uri):
+                raise ConflictError(
+                    f"another run created {redact_uri(uri)} at the same moment; run again"
+                ) from e
+            raise TableError(_unreachable(uri, e)) from e
+        return cls(uri, delta)
+
+    def refresh(self) -> None:
+        """Moves to the table's newest version."""
+        try:
+            self._delta.update_incremental()
+        except (DeltaError, OSError) as e:
+            raise TableError(_unreachable(self.uri, e)) from e
+
+    def snapshot(self, *, version: int | None = None, as_of: datetime | None = None) -> Snapshot:
+        """Returns the table at its newest version, or as it was.
+
+        Args:
+            version: An earlier Delta version.
+            as_of: A moment, with a time zone; the newest version not after it is taken.
+
+        Raises:
+            TableError: There is no such version (any more).
+        """
+        delta = self._delta
+        if version is not None or as_of is not None:
+            delta = DeltaTable(self.uri)
+            wanted = version if version is not None else as_of
+            try:
+                delta.load_as_version(wanted)  # type: ignore[arg-type]
+            except (DeltaError, OSError, ValueError, OverflowError) as e:
+                raise TableError(
+                    f"{redact_uri(self.uri)} has no version {wanted}; versions up to "
+                    f"{self._delta.version()} exist unless vacuumed (jobs/status.py lists them)"
+                ) from e
+        return Snapshot(
+            table_uri=self.uri,
+            version=delta.version(),
+            spec=FeatureSpec.from_properties(delta.metadata().configuration),
+            shards=_shards(delta),
+            app_version=delta.transaction_version(APP_ID) or 0,
+        )
+
+    def commit(
+        self,
+        *,
+        base: Snapshot,
+        add: Sequence[Shard] = (),
+        remove: Sequence[Shard] = (),
+        run: str,
+        stats: Mapping[str, Any] | None = None,
+    ) -> Snapshot:
+        """Makes shards visible and others disappear, all at once.
+
+        Args:
+            base: The snapshot that the change was planned from.
+            add: Shards that workers wrote; each must exist with the size given.
+            remove: Shards of `base` that the added ones replace.
+            run: Identity of the run.
+            stats: Figures kept in the history, JSON serialisable.
+
+        Returns:
+            The new snapshot.
+
+        Raises:
+            ConflictError: Somebody committed after `base`, or a removed shard is gone; nothing
+                was applied.
+            TableError: Storage refused the commit; nothing was applied.
+        """
+        _require_written(self.uri, add)
+        commit_id = uuid.uuid4().hex
+        for attempt in range(_COMMIT_ATTEMPTS):
+            self.refresh()
+            self._require_current(base, remove)
+            try:
+                self._write_log_entry(base, add, remove, run, commit_id, stats or {})
+            except CommitFailedError as e:
+                # The answer to the write may have been lost although it landed.
+                if self._landed(commit_id):
+                    break
+                raise ConflictError(self._conflict()) from e
+            except (DeltaError, OSError) as e:
+                if self._landed(commit_id):
+                    break
+                if attempt + 1 == _COMMIT_ATTEMPTS:
+                    raise TableError(_unreachable(self.uri, e)) from e
+                time.sleep(0.5 * 2**attempt)
+            else:
+                break
+        self.refresh()
+        snapshot = self.snapshot()
+        if snapshot.app_version != base.app_version + 1:
+            raise ConflictError(self._conflict())
+        return snapshot
+
+    def _write_log_entry(
+        self,
+        base: Snapshot,
+        add: Sequence[Shard],
+        remove: Sequence[Shard],
+        run: str,
+        commit_id: str,
+        stats: Mapping[str, Any],
+    ) -> None:
+        now_ms = int(time.time() * 1000)
+        actions: list[AddAction | RemoveAction] = [
+            AddAction(shard.path, shard.bytes, {}, now_ms, True, _delta_stats(shard))
+            for shard in add
+        ]
+        actions += [RemoveAction(shard.path, True, now_ms, shard.bytes, {}) for shard in remove]
+        self._delta.create_write_transaction(
+            actions,
+            "append",
+            self._delta.schema(),
+            commit_properties=CommitProperties(
+                custom_metadata={
+                    COMMIT_KEY: commit_id,
+                    "bottleneck.run": run,
+                    STATS_KEY: json.dumps(dict(stats)),
+                },
+                max_commit_retries=0,
+                app_transactions=[Transaction(APP_ID, base.app_version + 1)],
+            ),
+        )
+
+    def _require_current(self, base: Snapshot, remove: Sequence[Shard]) -> None:
+        if (self._delta.transaction_version(APP_ID) or 0) != base.app_version:
+            raise ConflictError(self._conflict())
+        if remove:
+            present = {shard.path for shard in _shards(self._delta)}
+            if any(shard.path not in present for shard in remove):
+                raise ConflictError(self._conflict())
+
+    def _conflict(self) -> str:
+        return (
+            f"another run committed to {redact_uri(self.uri)} first; "
+            "nothing of this commit was applied, run again to continue from its result"
+        )
+
+    def _landed(self, commit_id: str) -> bool:
+        """Whether a commit of ours is in the log although its writer saw an error."""
+        for attempt in range(_COMMIT_ATTEMPTS):
+            try:
+                self._delta.update_incremental()
+                return any(entry.get(COMMIT_KEY) == commit_id for entry in self._delta.history(20))
+            except (DeltaError, OSError) as e:
+                if attempt + 1 == _COMMIT_ATTEMPTS:
+                    raise TableError(_unreachable(self.uri, e)) from e
+                time.sleep(0.5 * 2**attempt)
+        raise AssertionError("unreachable")
+
+    def vacuum(self, days: float) -> int:
+        """Deletes files that no version of the last `days` days needs, orphans included.
+
+        A run that is under way has files that no version names yet: `days` must be longer than
+        the longest run, and than anybody reads an old version.
+
+        Returns:
+            Number of files deleted.
+
+        Raises:
+            TableError: Storage refuses.
+        """
+        self.refresh()
+        try:
+            return len(
+                self._delta.vacuum(
+                    retention_hours=math.ceil(days * 24),
+                    dry_run=False,
+                    enforce_retention_duration=False,
+                    full=True,
+                )
+            )
+        except (DeltaError, OSError) as e:
+            raise TableError(_unreachable(self.uri, e)) from e
+
+    def commits(self, limit: int | None = None) -> list[CommitRecord]:
+        """Returns this package's commits that the log still knows, newest first."""
+        return [
+            CommitRecord(
+                version=int(entry["version"]),
+                timestamp_s=entry["timestamp"] / 1000,
+                run=str(entry.get("bottleneck.run", "")),
+                stats=json.loads(entry.get(STATS_KEY, "{}")),
+            )
+            for entry in self._delta.history(limit)
+            if COMMIT_KEY in entry
+        ]
+
+
+def _shards(delta: DeltaTable) -> tuple[Shard, ...]:
+    actions = pa.table(delta.get_add_actions(flatten=True))
+    names = actions.column_names
+    none = [None] * actions.num_rows
+    shards = [
+        Shard(path, size, rows or 0, low or "", high or "")
+        for path, size, rows, low, high in zip(
+            actions["path"].to_pylist(),
+            actions["size_bytes"].to_pylist(),
+            actions["num_records"].to_pylist() if "num_records" in names else none,
+            actions["min.image"].to_pylist() if "min.image" in names else none,
+            actions["max.image"].to_pylist() if "max.image" in names else none,
+            strict=True,
+        )
+    ]
+    return tuple(sorted(shards, key=lambda shard: (shard.min_image, shard.path)))
+
+
+def _delta_stats(shard: Shard) -> str:
+    return json.dumps(
+        {
+            "numRecords": shard.rows,
+            "minValues": {"image": shard.min_image},
+            "maxValues": {"image": shard.max_image},
+            "nullCount": {"image": 0},
+        }
+    )
+
+
+def _require_written(table_uri: str, shards: Sequence[Shard]) -> None:
+    """Delta does not check that an added file exists; a commit of nothing would break readers."""
+    if not shards:
+        return
+    filesystem, root = filesystem_of(table_uri)
+    try:
+        infos = filesystem.get_file_info([f"{root}/{shard.path}" for shard in shards])
+    except OSError as e:
+        raise TableError(_unreachable(table_uri, e)) from e
+    for info, shard in zip(infos, shards, strict=True):
+        if info.type != pafs.FileType.File or info.size != shard.bytes:
+            found = f"{info.size} bytes" if info.type == pafs.FileType.File else "nothing"
+            raise TableError(
+                f"shard {shard.path} of {redact_uri(table_uri)} should have {shard.bytes} bytes "
+                f"but storage has {found}; it was not committed, run again"
+            )
+
+
+def filesystem_of(uri: str) -> tuple[Any, str]:
+    """Returns the pyarrow file system of a table and the table's path in it."""
+    if "://" not in uri:
+        return pafs.LocalFileSystem(), uri.rstrip("/")
+    try:
+        filesystem, path = pafs.FileSystem.from_uri(uri)
+    except (OSError, ValueError, pa.ArrowException) as e:
+        raise TableError(
+            f"{redact_uri(uri)} is not an address that a table can have ({_first_line(e)}); "
+            "allowed: a local folder, s3://, gs:// or abfs://"
+        ) from e
+    return filesystem, path.rstrip("/")
+
+
+def _exists(uri: str) -> bool:
+    try:
+        return DeltaTable.is_deltatable(uri)
+    except (DeltaError, OSError, ValueError):
+        return False
+
+
+def _require_free(uri: str) -> None:
+    filesystem, root = filesystem_of(uri)
+    try:
+        info = filesystem.get_file_info(root)
+        if info.type == pafs.FileType.NotFound:
+            return
+        if info.type == pafs.FileType.File:
+            raise TableError(f"{redact_uri(uri)} is a file; a features table needs a folder")
+        held = filesystem.get_file_info(pafs.FileSelector(root, recursive=False))
+    except OSError as e:
+        raise TableError(_unreachable(uri, e)) from e
+    names = sorted(info.base_name for info in held)
+    # Shards without a log are what a run leaves that was killed before its first commit.
+    if any(not (name.startswith("shard-") or name == "_delta_log") for name in names):
+        raise TableError(
+            f"{redact_uri(uri)} holds other things ({', '.join(names[:3])}, …) and no features "
+            "table; give --features an empty or new folder"
+        )
+
+
+def _unreachable(uri: str, error: Exception) -> str:
+    return (
+        f"cannot use the features table at {redact_uri(uri)}: {_first_line(error)}; "
+        "check the address, the credentials and that the place may be written"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__

@@ -1,0 +1,66 @@
+"""SIGINT and SIGTERM: at once while nothing is under way, at the next commit otherwise."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+from bottleneck.errors import BottleneckError
+
+
+class InterruptedRunError(BottleneckError):
+    """The run was asked to stop before it had anything to save."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}; nothing was left to commit")
+        self.exit_code = 128 + signum
+
+
+class Interruption:
+    """While entered, a first SIGINT or SIGTERM is noted, a second one ends the process.
+
+    Attributes:
+        signal: Number of the signal that came, or None.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._deferred = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        # Only the main thread may set handlers; elsewhere (a notebook's worker) nothing changes.
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self._before[signum] = signal.signal(signum, self._on_signal)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._restore()
+
+    def reinstall(self) -> None:
+        """Takes the signals back: Ray installs handlers of its own when it starts."""
+        for signum in self._before:
+            signal.signal(signum, self._on_signal)
+
+    def defer(self) -> None:
+        """From now on a signal is only noted; the run looks at it and saves its work."""
+        self._deferred = True
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        self.signal = signum
+        if not self._deferred:
+            raise InterruptedRunError(signum)
+        # A second signal means now.
+        signal.signal(signum, signal.SIG_DFL)
+
+    def _restore(self) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)

@@ -1,0 +1,268 @@
+"""What a listing is: its columns, and how paths become images, labels and splits.
+
+All of it is vectorised (Polars): no Python object is made for an image, because listings of
+10 million are meant to fit a driver.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+import pyarrow as pa
+
+from bottleneck.errors import SourceError
+from bottleneck.uris import redact_uri
+
+#: image: identity, the path relative to the source (``archive.tar/member`` in archives).
+#: uri: where the bytes are, of the archive for a tar member. label, split: null if unknown.
+#: fingerprint: tells a changed image without reading it. bytes: size; offset: first byte of a tar
+#: member within its archive, null for whole files.
+LISTING_SCHEMA = pa.schema(
+    [
+        ("image", pa.string()),
+        ("uri", pa.string()),
+        ("label", pa.string()),
+        ("split", pa.string()),
+        ("fingerprint", pa.string()),
+        ("bytes", pa.int64()),
+        ("offset", pa.int64()),
+    ]
+)
+
+#: Matched without regard to case.
+DEFAULT_EXTENSIONS = (
+    *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "dib", "tif", "tiff"),
+    *("ppm", "pgm", "ico"),
+)
+LAYOUTS = ("auto", "flat", "label", "split-label")
+ARCHIVE_EXTENSION = "tar"
+
+_SPLITS = {
+    "train": "train",
+    "validation": "validation",
+    "val": "validation",
+    "valid": "validation",
+    "test": "test",
+}
+_PAGE_SCHEMA = {"path": pl.String, "bytes": pl.Int64, "fingerprint": pl.String}
+# int32 offsets bound an Arrow string array to 2 GiB; a million URIs stay far below.
+_CHUNK_ROWS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of a source.
+
+    Attributes:
+        images: one row an image in ``LISTING_SCHEMA``, sorted by ``image`` (UTF-8 byte order),
+            which is unique.
+        skipped: files that are no images, by reason: ``hidden`` (a path part starts with a dot; a
+            local hidden folder counts once), ``not_an_image_extension``,
+            ``empty_directory_marker``, ``sidecar`` (label files in archives), ``not_a_file``,
+            ``broken_link``, ``link_loop``, ``name_not_utf8``.
+        requests: requests to the storage service that the listing took, retries not counted.
+        archives: of each tar archive its fingerprint and number of images, by image prefix.
+    """
+
+    images: pa.Table
+    skipped: dict[str, int] = field(default_factory=dict)
+    requests: int = 0
+    archives: dict[str, tuple[str, int]] = field(default_factory=dict)
+
+
+class Tally:
+    """Counts from several threads: requests, and skipped files by reason."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.requests = 0
+        self.skipped: Counter[str] = Counter()
+
+    def add_requests(self, n: int = 1) -> None:
+        """Counts requests to the storage service."""
+        with self._lock:
+            self.requests += n
+
+    def skip(self, reason: str, n: int = 1) -> None:
+        """Counts files that are left out."""
+        if n:
+            with self._lock:
+                self.skipped[reason] += n
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which files are images and what their folders mean; validated.
+
+    Attributes:
+        layout: one of ``LAYOUTS``. ``auto`` reads each path for itself: a first part that is
+            train, validation, val, valid or test (in any case) is the split, the part after it
+            the label; without such a part the first part is the label; files without a folder
+            have neither. ``label``: the first part is the label, whatever its name.
+            ``split-label``: the first part is the split, the second the label. ``flat``: neither.
+            Folders below those named here have no meaning.
+        extensions: accepted ones, lower case, without dot.
+    """
+
+    layout: str = "auto"
+    extensions: tuple[str, ...] = DEFAULT_EXTENSIONS
+
+    def __post_init__(self) -> None:
+        if self.layout not in LAYOUTS:
+            raise SourceError(
+                f"layout {self.layout!r} is not allowed; choose one of {', '.join(LAYOUTS)}"
+            )
+        bare = tuple(dict.fromkeys(e.strip().lower().lstrip(".") for e in self.extensions))
+        if not bare or not all(bare):
+            raise SourceError(
+                f"extensions {list(self.extensions)!r} are not allowed; give at least one, "
+                "for example jpg"
+            )
+        object.__setattr__(self, "extensions", bare)
+
+    def accepted(self) -> str:
+        """The accepted extensions as text."""
+        return ", ".join(f".{e}" for e in self.extensions)
+
+
+def page_frame(
+    paths: Sequence[str], sizes: Sequence[int], fingerprints: Sequence[str]
+) -> pl.DataFrame:
+    """A page of files: path relative to the source, bytes, fingerprint."""
+    columns = {"path": paths, "bytes": sizes, "fingerprint": fingerprints}
+    return pl.DataFrame(columns, schema=_PAGE_SCHEMA)
+
+
+def extension_of(column: str = "path") -> pl.Expr:
+    """The lower-case extension of a path column without its dot; null if there is none."""
+    return pl.col(column).str.extract(r"[^/]\.([^./]+)$").str.to_lowercase()
+
+
+def sift(
+    page: pl.DataFrame, rules: Rules, tally: Tally, *, archives: bool = True
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Divides a page into its images and its tar archives, counting everything else.
+
+    Args:
+        page: columns path, bytes, fingerprint and any others, which are kept.
+        rules: the accepted extensions.
+        tally: where skipped files are counted.
+        archives: whether tar files count as archives, or are skipped (those inside archives).
+    """
+    extension = extension_of()
+    kind = (
+        pl.when(pl.col("path").str.contains(r"(?:^|/)\."))
+        .then(pl.lit("hidden"))
+        .when(extension.is_in(list(rules.extensions)))
+        .then(pl.lit("image"))
+        .when((extension == ARCHIVE_EXTENSION) & archives)
+        .then(pl.lit("archive"))
+        .when((pl.col("bytes") == 0) & (extension.is_null() | (pl.col("path") == "")))
+        .then(pl.lit("empty_directory_marker"))
+        .otherwise(pl.lit("not_an_image_extension"))
+    )
+    page = page.with_columns(kind=kind)
+    for reason, n in page.get_column("kind").value_counts().iter_rows():
+        if reason not in {"image", "archive"}:
+            tally.skip(reason, n)
+    images = page.filter(pl.col("kind") == "image").drop("kind")
+    return images, page.filter(pl.col("kind") == "archive").drop("kind")
+
+
+def with_layout(frame: pl.DataFrame, layout: str, column: str = "path") -> pl.DataFrame:
+    """Adds ``label`` and ``split``, read from the folders of a path column (see ``Rules``)."""
+    parts = pl.col(column).str.splitn("/", 3).struct
+    first, second = parts.field("field_0"), parts.field("field_1")
+    folders = pl.col(column).str.count_matches("/", literal=True)
+    nothing = pl.lit(None, dtype=pl.String)
+    known = first.str.to_lowercase().replace_strict(_SPLITS, default=None, return_dtype=pl.String)
+    if layout == "flat":
+        label, split = nothing, nothing
+    elif layout == "label":
+        label, split = pl.when(folders >= 1).then(first), nothing
+    elif layout == "split-label":
+        label = pl.when(folders >= 2).then(second)
+        split = pl.when(folders >= 1).then(pl.coalesce(known, first))
+    else:
+        split = pl.when(folders >= 1).then(known)
+        label = (
+            pl.when(split.is_null())
+            .then(pl.when(folders >= 1).then(first))
+            .otherwise(pl.when(folders >= 2).then(second))
+        )
+    return frame.with_columns(label=label, split=split)
+
+
+def canonical_split(column: str = "split") -> pl.Expr:
+    """A split column with val and valid spelled validation; unknown names stay as they are."""
+    lower = pl.col(column).str.to_lowercase()
+    known = lower.replace_strict(_SPLITS, default=None, return_dtype=pl.String)
+    return pl.coalesce(known, pl.col(column))
+
+
+def file_rows(page: pl.DataFrame, root: str, layout: str) -> pl.DataFrame:
+    """Listing rows of files under ``root``: image is the path, uri is ``root/path``."""
+    prefix = root if root.endswith("/") else root + "/"
+    return with_layout(page, layout).select(
+        pl.col("path").alias("image"),
+        pl.concat_str(pl.lit(prefix), pl.col("path")).alias("uri"),
+        "label",
+        "split",
+        "fingerprint",
+        "bytes",
+        pl.lit(None, dtype=pl.Int64).alias("offset"),
+    )
+
+
+def build_listing(
+    frames: Iterable[pl.DataFrame],
+    uri: str,
+    rules: Rules,
+    tally: Tally,
+    archives: Mapping[str, tuple[str, int]] | None = None,
+) -> Listing:
+    """Sorts and checks listing rows.
+
+    Raises:
+        SourceError: there is no image, or two images have one identity.
+    """
+    kept = [frame for frame in frames if frame.height]
+    if not kept:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(tally.skipped.items()))
+        raise SourceError(
+            f"{redact_uri(uri)} holds no image: {tally.skipped.total()} files skipped"
+            f"{f' ({reasons})' if reasons else ''}; accepted extensions: {rules.accepted()}"
+        )
+    rows = pl.concat(kept)
+    del kept
+    image = rows.get_column("image")
+    if not (image.head(-1) <= image.tail(-1)).all():
+        rows = rows.sort("image")
+        image = rows.get_column("image")
+    again = image.tail(-1).filter(image.head(-1) == image.tail(-1))
+    if len(again):
+        raise SourceError(
+            f"{redact_uri(uri)} lists image {redact_uri(again[0])!r} more than once ({len(again)} "
+            "such rows); each image must have an identity of its own: remove the repetition or "
+            "give the list an image column"
+        )
+    return Listing(
+        to_arrow(rows), dict(sorted(tally.skipped.items())), tally.requests, dict(archives or {})
+    )
+
+
+def to_arrow(rows: pl.DataFrame) -> pa.Table:
+    """Listing rows as Arrow in ``LISTING_SCHEMA``, in chunks of at most a million rows."""
+    names = LISTING_SCHEMA.names
+    chunks = [
+        rows.slice(start, _CHUNK_ROWS)
+        .select(names)
+        .to_arrow(compat_level=pl.CompatLevel.oldest())
+        .cast(LISTING_SCHEMA)
+        for start in range(0, rows.height, _CHUNK_ROWS)
+    ]
+    return pa.concat_tables(chunks) if chunks else LISTING_SCHEMA.empty_table()

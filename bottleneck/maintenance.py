@@ -1,0 +1,87 @@
+"""Steps apart from the nightly run: deleting what no version needs, merging small shards."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+
+from bottleneck import cluster, tasks
+from bottleneck.config import ExtractConfig
+from bottleneck.features import FeaturesTable
+from bottleneck.shards import Shard
+from bottleneck.storage import normalize_uri, redact_uri
+from bottleneck.summary import Summary, history_entry
+
+#: Shards smaller than this share of the aimed size are merged.
+_SMALL_SHARE = 0.5
+
+#: Merges committed together; a conflict with a nightly run costs at most these.
+_MERGES_A_COMMIT = 16
+
+
+def maintain(config: ExtractConfig) -> Summary:
+    """Runs the step that the configuration asks for, ``vacuum`` or ``compact``.
+
+    Raises:
+        BottleneckError: There is no table, or storage refuses.
+    """
+    began = time.monotonic()
+    table = FeaturesTable.open(normalize_uri(config.features))
+    summary = Summary(run=uuid.uuid4().hex[:12], images_uri="", features_uri=redact_uri(table.uri))
+    if config.vacuum is not None:
+        summary.deleted_files = table.vacuum(config.vacuum)
+        summary.outcome = "vacuumed"
+    else:
+        cluster.connect(config.address)
+        compact(table, config.shard_mb, summary)
+        summary.outcome = "compacted"
+    snapshot = table.snapshot()
+    summary.version, summary.rows = snapshot.version, snapshot.rows
+    summary.seconds = time.monotonic() - began
+    return summary
+
+
+def compact(table: FeaturesTable, shard_mb: float, summary: Summary) -> None:
+    """Merges small shards that are neighbours in image order into shards of about `shard_mb`.
+
+    Rows and their features stay exactly as they are; readers of older versions keep their files
+    until a vacuum.
+    """
+    snapshot = table.snapshot()
+    groups = small_neighbours(snapshot.shards, shard_mb * 1e6)
+    for start in range(0, len(groups), _MERGES_A_COMMIT):
+        some = groups[start : start + _MERGES_A_COMMIT]
+        merged = tasks.get_all(
+            tasks.merge.remote(table.uri, snapshot.spec.length, [s.path for s in group], {}, {})
+            for group in some
+        )
+        added = [shard for shard in merged if shard is not None]
+        written = sum(shard.bytes for shard in added)
+        snapshot = table.commit(
+            base=snapshot,
+            add=added,
+            remove=[shard for group in some for shard in group],
+            run=summary.run,
+            stats=history_entry(summary, compacted=sum(map(len, some)), bytes_written=written),
+        )
+        summary.commits += 1
+        summary.bytes_written += written
+
+
+def small_neighbours(shards: Sequence[Shard], target_bytes: float) -> list[list[Shard]]:
+    """Groups small shards, in image order, so that each group makes about one full shard.
+
+    Groups of one are left out: copying them would change nothing.
+    """
+    groups: list[list[Shard]] = [[]]
+    size = 0.0
+    for shard in shards:
+        if shard.bytes >= _SMALL_SHARE * target_bytes:
+            continue
+        if size + shard.bytes > target_bytes:
+            groups.append([])
+            size = 0.0
+        groups[-1].append(shard)
+        size += shard.bytes
+    return [group for group in groups if len(group) > 1]

@@ -1,0 +1,291 @@
+"""The Ray Data pipeline: images in, blocks of features out.
+
+Two stages that scale apart: tasks on CPUs fetch and decode (one GET an image, many in flight),
+and a pool of actors, each holding one compiled backbone, computes. Blocks carry, beside the
+columns of the table, what the run wants to know of each row (`row`, seconds, bytes).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bottleneck import images
+from bottleneck.backbones import Backbone, BackboneConfig
+from bottleneck.cluster import ActorSizing
+from bottleneck.images import DecodeOptions
+from bottleneck.shards import SCHEMA, features_array
+from bottleneck.storage import Fetcher, FetchRequest
+
+#: Decoded images between the stages: large enough that Ray's cost of a block (about 10 ms) does
+#: not matter, small enough that a few of them in flight fit a laptop's object store.
+_BLOCK_BYTES = 20 * 2**20
+_MAX_BLOCK_ROWS = 256
+
+#: The plan is cut into about this many fetching tasks, so that they balance the load, but no task
+#: is given more rows than this, so that its repetition after a node is lost stays short.
+_TASKS = 256
+_MAX_TASK_ROWS = 2048
+
+#: Columns of a row that the shard does not keep: place in the plan, cost, size.
+COST_SCHEMA = pa.schema(
+    [
+        pa.field("row", pa.int64()),
+        pa.field("read_bytes", pa.int64()),
+        pa.field("fetch_s", pa.float32()),
+        pa.field("decode_s", pa.float32()),
+        pa.field("inference_s", pa.float32()),
+    ]
+)
+
+#: Rows of this status are not committed, so that the next run tries them again.
+UNAVAILABLE = "unavailable"
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """What the stages need, on whatever machine they run.
+
+    Attributes:
+        backbone: The backbone each actor holds.
+        decode: How images become arrays.
+        batch_size: Images a backbone computes at once.
+        fetch_concurrency: Reads in flight in a fetching task.
+        fetch_timeout_s: Seconds without progress after which a read is tried again.
+        max_image_bytes: Larger files are not read.
+        feature_length: Values in one image's features.
+    """
+
+    backbone: BackboneConfig
+    decode: DecodeOptions
+    batch_size: int
+    fetch_concurrency: int
+    fetch_timeout_s: float
+    max_image_bytes: int
+    feature_length: int
+
+    @property
+    def image_bytes(self) -> int:
+        """Size of one decoded image, (H, W, 3) uint8."""
+        return self.decode.height * self.decode.width * 3
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of a block between the stages: a multiple of the batch size."""
+        row_bytes = max(self.image_bytes, 4 * self.feature_length)
+        rows = min(_MAX_BLOCK_ROWS, max(1, _BLOCK_BYTES // row_bytes))
+        return max(1, rows // self.batch_size) * self.batch_size
+
+
+def feature_blocks(work: pa.Table, config: PipelineConfig, actors: ActorSizing) -> Iterator[Any]:
+    """Runs the pipeline over planned work.
+
+    Args:
+        work: Rows of :data:`bottleneck.plan.WORK_SCHEMA`.
+        config: What the stages do.
+        actors: How many backbones, how large.
+
+    Yields:
+        (reference to a block, its number of rows), as they are finished, in any order. A block is
+        an Arrow table of :data:`bottleneck.shards.SCHEMA` and :data:`COST_SCHEMA`.
+    """
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.target_max_block_size = config.block_rows * max(
+        config.image_bytes, 4 * config.feature_length
+    )
+    # Waiting for nodes is not a failure: the run says that it waits and goes on.
+    context.execution_no_progress_timeout_s = -1
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+
+    dataset: Any = ray.data.from_arrow(task_tables(work, config.batch_size))
+    dataset = dataset.map_batches(
+        fetch_and_decode,
+        fn_kwargs={"config": config},
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        num_cpus=1,
+        # Ray fuses stages of equal requests, which would decode inside the backbone's actors.
+        # The requests differ by what each stage truly holds in memory.
+        memory=_decode_memory(config),
+    )
+    dataset = dataset.map_batches(
+        BackboneActor,
+        fn_constructor_args=(config, actors.threads),
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        num_cpus=actors.cpus,
+        num_gpus=actors.gpus,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=actors.low,
+            max_size=actors.high,
+            initial_size=actors.low,
+            max_tasks_in_flight_per_actor=4,
+        ),
+    )
+    for bundle in dataset.iter_internal_ref_bundles():
+        for entry in bundle.blocks:
+            yield entry.ref, entry.metadata.num_rows
+
+
+def task_tables(work: pa.Table, batch_size: int) -> list[pa.Table]:
+    """Cuts the work into one table for each fetching task, whole batches each."""
+    wanted = min(_MAX_TASK_ROWS, max(1, work.num_rows // _TASKS))
+    rows = math.ceil(wanted / batch_size) * batch_size
+    return [work.slice(start, rows) for start in range(0, work.num_rows, rows)]
+
+
+def _decode_memory(config: PipelineConfig) -> int:
+    """Bytes a fetching task holds: raw files of two blocks in flight, and decoded blocks."""
+    return 2 * config.block_rows * (config.image_bytes + 512 * 1024)
+
+
+def fetch_and_decode(work: pa.Table, *, config: PipelineConfig) -> Iterator[pa.Table]:
+    """First stage: reads and decodes the images of one task.
+
+    The next block is fetched while the current one is decoded.
+
+    Yields:
+        Blocks with all columns but `features`, and `pixels`: H·W·3 bytes an image, RGB, null
+        where there is no image.
+    """
+    fetcher = Fetcher(
+        concurrency=config.fetch_concurrency,
+        timeout_s=config.fetch_timeout_s,
+        max_bytes=config.max_image_bytes,
+    )
+
+    def fetch(start: int) -> tuple[pa.Table, list[Any], float]:
+        rows = work.slice(start, config.block_rows)
+        began = time.perf_counter()
+        fetched = fetcher.fetch(requests_of(rows))
+        return rows, fetched, time.perf_counter() - began
+
+    starts = range(0, work.num_rows, config.block_rows)
+    with ThreadPoolExecutor(1) as ahead:
+        coming = ahead.submit(fetch, 0)
+        for start in starts:
+            rows, fetched, fetch_s = coming.result()
+            if start + config.block_rows < work.num_rows:
+                coming = ahead.submit(fetch, start + config.block_rows)
+            yield _decode_block(rows, fetched, fetch_s, config.decode)
+
+
+def _decode_block(
+    rows: pa.Table, fetched: list[Any], fetch_s: float, options: DecodeOptions
+) -> pa.Table:
+    count = rows.num_rows
+    began = time.perf_counter()
+    pixels = np.zeros((count, options.height, options.width, 3), np.uint8)
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ("fingerprint", "sha256", "width", "height", "status", "error")
+    }
+    sizes = np.zeros(count, np.int64)
+    for number, answer in enumerate(fetched):
+        if answer.data is None:
+            result = images.Decoded(answer.status, answer.error, None, None, None)
+            digest = None
+        else:
+            sizes[number] = len(answer.data)
+            digest = hashlib.sha256(answer.data).hexdigest()
+            result = images.decode(answer.data, options)
+            if result.pixels is not None:
+                pixels[number] = result.pixels
+        # A missing file has no fingerprint of its own; the listed one stands for "seen so".
+        columns["fingerprint"].append(answer.fingerprint or rows["fingerprint"][number].as_py())
+        columns["sha256"].append(digest)
+        columns["width"].append(result.width)
+        columns["height"].append(result.height)
+        columns["status"].append(result.status)
+        columns["error"].append(result.error)
+    ok = np.array([status == "ok" for status in columns["status"]], dtype=bool)
+    decode_s = (time.perf_counter() - began) / max(1, count)
+    block = {name: rows[name] for name in ("image", "label", "split")}
+    block |= {name: pa.array(values, SCHEMA.field(name).type) for name, values in columns.items()}
+    block |= {
+        "row": rows["row"],
+        "read_bytes": pa.array(sizes),
+        "fetch_s": pa.array(np.full(count, fetch_s / max(1, count), np.float32)),
+        "decode_s": pa.array(np.full(count, decode_s, np.float32)),
+        "pixels": _pixel_column(pixels, ok),
+    }
+    return pa.table(block)
+
+
+def _pixel_column(pixels: npt.NDArray[np.uint8], ok: npt.NDArray[np.bool_]) -> pa.Array:
+    """Wraps (N, H, W, 3) uint8 as fixed-size binary without copying."""
+    size = int(np.prod(pixels.shape[1:]))
+    validity = None if ok.all() else pa.py_buffer(np.packbits(ok, bitorder="little").tobytes())
+    return pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(size), len(pixels), [validity, pa.py_buffer(pixels)]
+    )
+
+
+def _pixel_array(column: pa.ChunkedArray, height: int, width: int) -> npt.NDArray[np.uint8]:
+    """Undoes :func:`_pixel_column` for the rows that have pixels: (M, H, W, 3) uint8."""
+    array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    if array.null_count:
+        array = array.drop_null()
+    size = height * width * 3
+    flat = np.frombuffer(array.buffers()[1], np.uint8)
+    start = array.offset * size
+    return flat[start : start + len(array) * size].reshape(-1, height, width, 3)
+
+
+def requests_of(rows: pa.Table) -> list[FetchRequest]:
+    """Returns what to read for rows of a plan: whole objects, or tar members."""
+    return [
+        FetchRequest(uri, offset, size if offset is not None else None, fingerprint)
+        for uri, offset, size, fingerprint in zip(
+            rows["uri"].to_pylist(),
+            rows["offset"].to_pylist(),
+            rows["bytes"].to_pylist(),
+            rows["fingerprint"].to_pylist(),
+            strict=True,
+        )
+    ]
+
+
+class BackboneActor:
+    """Second stage: deploys one :class:`~bottleneck.backbones.Backbone` in a Ray actor."""
+
+    def __init__(self, config: PipelineConfig, threads: int) -> None:
+        self._config = config
+        self._backbone = Backbone(config.backbone, batch_size=config.batch_size, threads=threads)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Replaces `pixels` by `features`."""
+        began = time.perf_counter()
+        options = self._config.decode
+        valid = block["pixels"].is_valid().to_numpy()
+        pixels = _pixel_array(block["pixels"], options.height, options.width)
+        if len(pixels):
+            values = self._backbone(pixels).reshape(len(pixels), -1)
+        else:
+            values = np.empty((0, self._config.feature_length), np.float32)
+        seconds = (time.perf_counter() - began) / max(1, len(valid))
+        result = block.drop_columns(["pixels"])
+        result = result.append_column("features", features_array(values, valid))
+        return result.append_column(
+            "inference_s", pa.array(np.full(len(valid), seconds, np.float32))
+        )
+
+
+def committable(block: pa.Table) -> pa.Table:
+    """Leaves out the rows that the next run should try again."""
+    return block.filter(pc.not_equal(block["status"], UNAVAILABLE))

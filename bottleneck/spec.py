@@ -1,0 +1,159 @@
+"""What determines the values of a features column, and whether two runs may share a table.
+
+Features of different backbones, weights, sizes or preprocessing look alike and do not mix: a head
+trained on a mixture trains badly and nothing says why. So every table carries its specification
+as properties, and a run whose specification differs is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+
+from bottleneck.errors import SpecMismatchError, TableError
+
+PREFIX = "bottleneck."
+_VERSION = "1"
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """Everything that decides which numbers an image's features are.
+
+    Attributes:
+        backbone: name in ``backbone_registry.FAMILIES``, for example ``vgg16``.
+        alpha: width multiplier of the MobileNets; None for every other family.
+        weights: digest of the weights, ``sha256:<64 hex digits>`` of the file, or
+            ``random:<seed> sha256:<64 hex digits>`` of the arrays; ``none`` for a backbone
+            without weights.
+        layer: the layer whose output the features are.
+        shape: of one image's features, channels last: (7, 7, 512), or (512,) when pooled.
+        pooling: ``none``, ``avg`` or ``max``.
+        image_size: (height, width) of the backbone's input in pixels.
+        resize: how a picture gets that size: ``squash``, ``crop`` or ``pad``.
+        interpolation: the resampling filter of that step.
+        decode: ``fast`` or ``exact``.
+        preprocessing: ``own`` (the family's) or ``rescale`` (1/255).
+        precision: of the computation: ``float32``, ``bfloat16`` or ``float16``. Features are
+            stored as float32 whatever it is.
+    """
+
+    backbone: str
+    alpha: float | None
+    weights: str
+    layer: str
+    shape: tuple[int, ...]
+    pooling: str
+    image_size: tuple[int, int]
+    resize: str
+    interpolation: str
+    decode: str
+    preprocessing: str
+    precision: str
+
+    @property
+    def length(self) -> int:
+        """Number of float32 values an image's features have once flattened."""
+        return math.prod(self.shape)
+
+    @property
+    def fingerprint(self) -> str:
+        """Sha256 (hex) of the canonical JSON of all fields: equal exactly for equal specs."""
+        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_properties(self) -> dict[str, str]:
+        """The table properties that ``from_properties`` turns back into this specification."""
+        properties = {PREFIX + field.name: self._text(field.name) for field in fields(self)}
+        return {PREFIX + "spec_version": _VERSION, **properties}
+
+    @classmethod
+    def from_properties(cls, properties: Mapping[str, str | None]) -> FeatureSpec:
+        """Read the specification from a table's properties; others among them are ignored.
+
+        Raises:
+            TableError: the properties are not those of a features table of this project, or of
+                a later version of it.
+        """
+        version = properties.get(PREFIX + "spec_version")
+        if version is None:
+            raise TableError(
+                f"this is not a features table: it has no property {PREFIX}spec_version; name a "
+                "table that jobs/extract.py wrote, or a location where nothing is yet"
+            )
+        if version != _VERSION:
+            raise TableError(
+                f"this features table has {PREFIX}spec_version {version!r} and this version of "
+                f"the project reads {_VERSION!r}; update bottleneck-features"
+            )
+        missing = [f.name for f in fields(cls) if properties.get(PREFIX + f.name) is None]
+        if missing:
+            raise TableError(
+                "the features table's specification is incomplete: it lacks the properties "
+                f"{', '.join(PREFIX + name for name in missing)}; extract into a new table"
+            )
+        text = {f.name: str(properties[PREFIX + f.name]) for f in fields(cls)}
+        try:
+            height, width = (int(number) for number in text["image_size"].split(","))
+            alpha = float(text["alpha"]) if text["alpha"] else None
+            shape = tuple(int(number) for number in text["shape"].split(","))
+        except ValueError as e:
+            raise TableError(
+                f"the features table's specification cannot be read: {e} (image_size "
+                f"{text['image_size']!r}, alpha {text['alpha']!r}, shape {text['shape']!r}); "
+                "extract into a new table"
+            ) from e
+        return cls(
+            backbone=text["backbone"],
+            alpha=alpha,
+            weights=text["weights"],
+            layer=text["layer"],
+            shape=shape,
+            pooling=text["pooling"],
+            image_size=(height, width),
+            resize=text["resize"],
+            interpolation=text["interpolation"],
+            decode=text["decode"],
+            preprocessing=text["preprocessing"],
+            precision=text["precision"],
+        )
+
+    def differences(self, other: FeatureSpec) -> list[tuple[str, str, str]]:
+        """The fields that differ, as (field, value here, value in ``other``), in field order."""
+        return [
+            (field.name, self._text(field.name) or "none", other._text(field.name) or "none")
+            for field in fields(self)
+            if getattr(self, field.name) != getattr(other, field.name)
+        ]
+
+    def _text(self, name: str) -> str:
+        value = getattr(self, name)
+        if value is None:
+            return ""
+        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def require_equal(run: FeatureSpec, table: FeatureSpec, table_uri: str) -> None:
+    """Refuse to add features of one specification to a table of another.
+
+    Args:
+        run: specification of the features about to be computed.
+        table: specification in the table's properties.
+        table_uri: where the table is, for the message.
+
+    Raises:
+        SpecMismatchError: they differ; the message names each field with both values.
+    """
+    differences = run.differences(table)
+    if not differences:
+        return
+    listed = "; ".join(
+        f"{field}: {mine} in this run, {theirs} in the table" for field, mine, theirs in differences
+    )
+    raise SpecMismatchError(
+        f"the features table {table_uri} was made with another feature specification ({listed}); "
+        "give this run the table's settings, or write to a new --features URI"
+    )

@@ -1,0 +1,363 @@
+"""An S3 server on 127.0.0.1 for tests: moto behind a proxy that counts, delays and fails requests.
+
+moto runs as a subprocess, so its state survives whatever a test does to other processes. The
+proxy runs in threads of the test process and speaks HTTP/1.1 with keep-alive, as S3 does.
+
+    with S3Server() as s3:
+        s3.create_bucket("photos")
+        os.environ.update(s3.env)
+        s3.fail(503, n_requests=3, match="GET /photos/")
+        ...
+        assert s3.counts()["GET /photos/a.jpg"] == 1
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import re
+import socket
+import socketserver
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, NamedTuple
+
+_START_TIMEOUT_S = 60.0
+_HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "te", "upgrade", "date", "server"}
+
+#: moto looks for a signature and does not verify it.
+_SIGNED = {
+    "Authorization": "AWS4-HMAC-SHA256 Credential=testing/20260101/us-east-1/s3/aws4_request, "
+    "SignedHeaders=host, Signature=0"
+}
+
+#: What S3 itself puts into the XML body of these statuses.
+_CODES = {
+    403: "AccessDenied",
+    404: "NoSuchKey",
+    429: "TooManyRequests",
+    500: "InternalError",
+    503: "SlowDown",
+}
+
+
+class Request(NamedTuple):
+    """One request that reached the proxy, and the status it was answered with."""
+
+    method: str
+    path: str
+    query: str
+    status: int
+
+
+@dataclass
+class _Fault:
+    status: int | str
+    code: str
+    match: re.Pattern[str]
+    left: int | None
+    until: float | None
+
+    def takes(self, line: str) -> bool:
+        """Whether this fault answers the request, counting it down if so."""
+        if self.until is not None and time.monotonic() >= self.until:
+            return False
+        if self.left is not None and self.left <= 0:
+            return False
+        if not self.match.search(line):
+            return False
+        if self.left is not None:
+            self.left -= 1
+        return True
+
+
+@dataclass
+class S3Server:
+    """A moto S3 server with a counting, fault-injecting proxy in front of it.
+
+    Attributes:
+        delay_s: added before each answer, in seconds; may be changed at any time.
+        env: the environment variables that make boto3, s3fs, obstore, delta-rs and Polars use it.
+    """
+
+    delay_s: float = 0.0
+    env: dict[str, str] = field(default_factory=dict)
+    _requests: list[Request] = field(default_factory=list)
+    _faults: list[_Fault] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __enter__(self) -> S3Server:
+        self.backend_port = _free_port()
+        self._moto = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.backend_port)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            _wait_for(self.backend_port, self._moto)
+            self._proxy = _Proxy(("127.0.0.1", 0), _Handler)
+            self._proxy.s3 = self
+            threading.Thread(target=self._proxy.serve_forever, daemon=True).start()
+        except BaseException:
+            self._stop_moto()
+            raise
+        self.endpoint = f"http://127.0.0.1:{self._proxy.server_address[1]}"
+        self.env = {
+            "AWS_ACCESS_KEY_ID": "testing",
+            "AWS_SECRET_ACCESS_KEY": "testing",
+            "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "NO_PROXY": "127.0.0.1",
+            "no_proxy": "127.0.0.1",
+        }
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._proxy.shutdown()
+        self._proxy.server_close()
+        self._stop_moto()
+
+    def _stop_moto(self) -> None:
+        self._moto.terminate()
+        try:
+            self._moto.wait(10)
+        except subprocess.TimeoutExpired:
+            self._moto.kill()
+            self._moto.wait()
+
+    @contextlib.contextmanager
+    def environ(self) -> Iterator[None]:
+        """Puts ``env`` into ``os.environ`` and restores what was there."""
+        before = {name: os.environ.get(name) for name in self.env}
+        os.environ.update(self.env)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+
+    def client(self) -> Any:
+        """A boto3 S3 client that talks to moto directly: not counted, delayed or failed."""
+        import boto3
+
+        return boto3.client(
+            "s3",
+            endpoint_url=f"http://127.0.0.1:{self.backend_port}",
+            aws_access_key_id="testing",
+            aws_secret_access_key="testing",
+            region_name="us-east-1",
+        )
+
+    def create_bucket(self, bucket: str, objects: dict[str, bytes] | None = None) -> None:
+        """Creates a bucket and fills it, bypassing the proxy."""
+        self.client().create_bucket(Bucket=bucket)
+        self.put_objects(bucket, objects or {})
+
+    def put_objects(self, bucket: str, objects: dict[str, bytes]) -> None:
+        """Puts objects, bypassing the proxy and boto3, which is slow for many."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.backend_port, timeout=60)
+        with contextlib.closing(connection):
+            for key, data in objects.items():
+                path = f"/{bucket}/{urllib.parse.quote(key)}"
+                connection.request("PUT", path, data, _SIGNED)
+                answer = connection.getresponse()
+                answer.read()
+                if answer.status != 200:
+                    raise RuntimeError(f"PUT {path} answered {answer.status}")
+
+    def requests(self) -> list[Request]:
+        """All requests since the last ``reset``, in the order of their answers."""
+        with self._lock:
+            return list(self._requests)
+
+    def counts(self) -> Counter[str]:
+        """Requests by ``"METHOD /path"`` (without the query), failed ones included."""
+        return Counter(f"{r.method} {r.path}" for r in self.requests())
+
+    def reset(self) -> None:
+        """Forgets counts, faults and delay; buckets stay."""
+        with self._lock:
+            self._requests.clear()
+            self._faults.clear()
+        self.delay_s = 0.0
+
+    def fail(
+        self,
+        status: int | str,
+        n_requests: int | None = None,
+        seconds: float | None = None,
+        match: str = "",
+        code: str | None = None,
+    ) -> None:
+        """Fails the next requests instead of forwarding them.
+
+        Args:
+            status: an HTTP status; or ``"reset"`` (the connection closes without an answer); or
+                ``"truncate"`` (the connection closes after half of the real answer's body).
+            n_requests: how many requests fail; None for no limit.
+            seconds: for how long requests fail; None for no limit.
+            match: regular expression searched in ``"METHOD /path?query"``.
+            code: error code in the XML body; default what S3 sends with that status.
+        """
+        if code is None:
+            code = _CODES.get(status, "InternalError") if isinstance(status, int) else ""
+        until = None if seconds is None else time.monotonic() + seconds
+        with self._lock:
+            self._faults.append(_Fault(status, code, re.compile(match), n_requests, until))
+
+    def fault_for(self, line: str) -> _Fault | None:
+        """The fault that answers ``"METHOD /path?query"``, if one does."""
+        with self._lock:
+            return next((fault for fault in self._faults if fault.takes(line)), None)
+
+    def record(self, request: Request) -> None:
+        """Counts an answered request."""
+        with self._lock:
+            self._requests.append(request)
+
+
+class _Proxy(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256
+    s3: S3Server
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed in the middle of a request is nothing to report."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = 64 * 1024
+    server: _Proxy  # type: ignore[assignment]
+
+    def setup(self) -> None:
+        super().setup()
+        self._backend: http.client.HTTPConnection | None = None
+
+    def finish(self) -> None:
+        if self._backend is not None:
+            self._backend.close()
+        with contextlib.suppress(OSError):
+            super().finish()
+
+    def _serve(self) -> None:
+        s3 = self.server.s3
+        path, _, query = self.path.partition("?")
+        body = self._body()
+        if s3.delay_s:
+            time.sleep(s3.delay_s)
+        fault = s3.fault_for(f"{self.command} {self.path}")
+        if fault is not None and fault.status == "reset":
+            s3.record(Request(self.command, path, query, 0))
+            self._hang_up()
+            return
+        if fault is not None and isinstance(fault.status, int):
+            s3.record(Request(self.command, path, query, fault.status))
+            text = f"<Error><Code>{fault.code}</Code><Message>injected</Message></Error>".encode()
+            self._answer(fault.status, [("Content-Type", "application/xml")], text)
+            return
+        status, headers, data = self._forward(body)
+        s3.record(Request(self.command, path, query, status))
+        if fault is not None:
+            self._answer(status, headers, data, cut=len(data) // 2)
+            self._hang_up()
+            return
+        self._answer(status, headers, data)
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _serve  # noqa: N815
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
+            parts = []
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                parts.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(parts)
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def _forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        headers = {
+            name: value
+            for name, value in self.headers.items()
+            if name.lower() not in _HOP_BY_HOP | {"content-length", "expect"}
+        }
+        if self.command in {"PUT", "POST"}:
+            headers["Content-Length"] = str(len(body))
+        for attempt in range(2):
+            if self._backend is None:
+                self._backend = http.client.HTTPConnection(
+                    "127.0.0.1", self.server.s3.backend_port, timeout=60
+                )
+            try:
+                self._backend.request(self.command, self.path, body or None, headers)
+                answer = self._backend.getresponse()
+                data = answer.read()
+            except (http.client.HTTPException, OSError):
+                # moto closed an idle connection; once more on a new one.
+                self._backend.close()
+                self._backend = None
+                if attempt:
+                    raise
+                continue
+            kept = [(n, v) for n, v in answer.getheaders() if n.lower() not in _HOP_BY_HOP]
+            return answer.status, kept, data
+        raise AssertionError("unreachable")
+
+    def _answer(
+        self, status: int, headers: list[tuple[str, str]], data: bytes, cut: int | None = None
+    ) -> None:
+        self.send_response(status)
+        length = str(len(data))
+        for name, value in headers:
+            if name.lower() == "content-length":
+                # A HEAD's answer tells the length of a body that is not sent.
+                length = value
+            else:
+                self.send_header(name, value)
+        if status != 204:
+            self.send_header("Content-Length", length)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data[:cut])
+        self.wfile.flush()
+
+    def _hang_up(self) -> None:
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing: requests are read through ``S3Server.requests``."""
+
+
+def _free_port() -> int:
+    with socketserver.TCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler) as server:
+        return int(server.server_address[1])
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"moto_server exited with {process.returncode} while starting")
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"moto_server did not open port {port} within {_START_TIMEOUT_S:.0f} s")
