@@ -147,7 +147,7 @@ def _one_line(printed: str) -> str:
     text = re.sub(
         r"^(Value error|Parsing error|Required options|Unrecognized options)\s*", "", text
     )
-    text = text.split("For full helptext")[0].strip(" ─")
+    text = re.split(r"─* ?(?:Argument helptext|For full helptext)", text)[0].strip(" ─")
     return f"{text[:500]}; see --help"
 
 

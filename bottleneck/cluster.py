@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,29 +43,16 @@ def connect(address: str | None) -> None:
     if ray.is_initialized():
         return
     target = address or os.environ.get("RAY_ADDRESS") or "local"
-    # Ray's core warns of each actor pool in red that its arguments are in the object store; they
-    # are kept alive by Ray Data. What matters arrives as an exception.
+    # Ray's core warns on stderr, for each actor pool, that its arguments are in the object store;
+    # Ray Data keeps them alive. What matters arrives as an exception.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     # TensorFlow's start-up notes would be repeated by every worker.
     environment["TF_CPP_MIN_LOG_LEVEL"] = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2")
     for attempt in range(_START_ATTEMPTS):
         try:
-            if target == "local":
-                ray.init(
-                    address="local",
-                    # The pipeline needs two slots: one decodes while the other computes.
-                    num_cpus=max(2, len(os.sched_getaffinity(0))),
-                    include_dashboard=False,
-                    logging_level=logging.ERROR,
-                    runtime_env={"env_vars": environment},
-                )
-            else:
-                ray.init(
-                    address=target,
-                    logging_level=logging.ERROR,
-                    runtime_env={"env_vars": environment},
-                )
+            with _silent_stderr():
+                _init(target, environment)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as e:
             ray.shutdown()
             if target != "local" or attempt + 1 == _START_ATTEMPTS:
@@ -75,6 +64,37 @@ def connect(address: str | None) -> None:
             time.sleep(2**attempt)
         else:
             return
+
+
+def _init(target: str, environment: dict[str, str]) -> None:
+    options: dict[str, Any] = {}
+    if target == "local":
+        # The pipeline needs two slots: one decodes while the other computes.
+        cpus = max(2, len(os.sched_getaffinity(0)))
+        options = {"num_cpus": cpus, "include_dashboard": False}
+    ray.init(
+        address=target,
+        # Workers' output stays in Ray's session logs; what a run has to say, the driver says.
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        runtime_env={"env_vars": environment},
+        **options,
+    )
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Hides what Ray's native code prints while it starts (which log level it was given)."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    sink = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(sink, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(sink)
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,7 @@ _LOWER_BOUNDS: tuple[tuple[str, float, str], ...] = (
     ("batch_size", 1, "images"),
     ("fetch_concurrency", 1, "reads"),
     ("fetch_timeout_s", 0.1, "seconds"),
-    ("shard_mb", 0.01, "megabytes"),
+    ("shard_mb", 0.001, "megabytes"),
     ("node_hour_price", 0, "per hour"),
     ("vacuum", 1, "days"),
 )

@@ -247,7 +247,7 @@ class _Run:
                 if work.num_rows:
                     self._pass(work)
                 self._drain()
-                self._committer.commit()
+                self._commit()
                 if self._interruption.signal is not None:
                     return
                 left = int((~self._committer.done).sum()) - self._unavailable
@@ -269,7 +269,6 @@ class _Run:
             self._save_what_is_written()
             raise
         finally:
-            self._summary.images_per_s = self._progress.rate
             self._progress.close()
 
     def _pass(self, work: pa.Table) -> None:
@@ -351,9 +350,12 @@ class _Run:
             self._collect(timeout_s=0)
             due = not self._writing
         if due:
-            self._summary.images_per_s = self._progress.rate
-            committer.commit()
-            self._progress.committed = self._summary.computed
+            self._commit()
+
+    def _commit(self) -> None:
+        self._summary.images_per_s = self._progress.rate
+        self._committer.commit()
+        self._progress.committed = self._summary.computed
 
     def _drain(self) -> None:
         """Has everything that is finished written, and waits for it."""
@@ -365,7 +367,7 @@ class _Run:
     def _save_what_is_written(self) -> None:
         try:
             self._collect(timeout_s=0)
-            self._committer.commit()
+            self._commit()
         except BottleneckError as e:
             _log.warning("could not commit the last finished shards: %s", e)
 

@@ -226,5 +226,7 @@ def file_error(uri: str, error: Exception) -> SourceError:
 def root_cause(error: Exception) -> Exception:
     """What a file that is "not found" really met: fsspec's http says so of a 503 as well."""
     while isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
+        if getattr(error.__cause__, "status", None) in {404, 410}:
+            break
         error = error.__cause__
     return error

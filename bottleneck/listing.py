@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import polars as pl
 import pyarrow as pa
@@ -237,22 +238,50 @@ def build_listing(
             f"{redact_uri(uri)} holds no image: {tally.skipped.total()} files skipped"
             f"{f' ({reasons})' if reasons else ''}; accepted extensions: {rules.accepted()}"
         )
-    rows = pl.concat(kept)
+    parts = _in_order(kept)
     del kept
-    image = rows.get_column("image")
-    if not (image.head(-1) <= image.tail(-1)).all():
-        rows = rows.sort("image")
-        image = rows.get_column("image")
-    again = image.tail(-1).filter(image.head(-1) == image.tail(-1))
-    if len(again):
+    again = _repeated(parts)
+    if again:
         raise SourceError(
             f"{redact_uri(uri)} lists image {redact_uri(again[0])!r} more than once ({len(again)} "
             "such rows); each image must have an identity of its own: remove the repetition or "
             "give the list an image column"
         )
+    chunks = []
+    while parts:
+        # One at a time, so that a listing is never in memory twice.
+        chunks += to_arrow(parts.pop(0)).to_batches()
     return Listing(
-        to_arrow(rows), dict(sorted(tally.skipped.items())), tally.requests, dict(archives or {})
+        pa.Table.from_batches(chunks, LISTING_SCHEMA),
+        dict(sorted(tally.skipped.items())),
+        tally.requests,
+        dict(archives or {}),
     )
+
+
+def _in_order(frames: list[pl.DataFrame]) -> list[pl.DataFrame]:
+    """The frames sorted by image, as frames that follow one another.
+
+    Object stores list in order, so the frames of different prefixes usually only have to be put
+    in order; only what overlaps is sorted as a whole.
+    """
+    frames = sorted(
+        (f if f.get_column("image").is_sorted() else f.sort("image") for f in frames),
+        key=lambda frame: str(frame.item(0, "image")),
+    )
+    follow = all(a.item(-1, "image") <= b.item(0, "image") for a, b in pairwise(frames))
+    return frames if follow else [pl.concat(frames).sort("image")]
+
+
+def _repeated(frames: list[pl.DataFrame]) -> list[str]:
+    """Identities that rows of ordered frames share with the row before them."""
+    again = [
+        b.item(0, "image") for a, b in pairwise(frames) if a.item(-1, "image") == b.item(0, "image")
+    ]
+    for frame in frames:
+        image = frame.get_column("image")
+        again += image.tail(-1).filter(image.head(-1) == image.tail(-1)).to_list()
+    return again
 
 
 def to_arrow(rows: pl.DataFrame) -> pa.Table:

@@ -341,7 +341,7 @@ def _with_identities(rows: pa.Table, changes: Mapping[str, Mapping[str, str | No
     images = rows["image"].to_pylist()
     if not any(image in changes for image in images):
         return rows
-    for name in ("image", "label", "split", "fingerprint"):
+    for name in {"image", "label", "split", "fingerprint"} & set(rows.column_names):
         values = [
             changes[image].get(name, old) if image in changes else old
             for image, old in zip(images, rows[name].to_pylist(), strict=True)

@@ -211,7 +211,7 @@ class _Walk:
         """The files directly in a prefix, and its folders."""
         answer = obstore.list_with_delimiter(self._store, prefix or None, return_arrow=True)
         folders = list(answer["common_prefixes"])
-        files = pa.table(answer["objects"])
+        files = pa.RecordBatchReader.from_stream(answer["objects"]).read_all()
         self._tally.add_requests(max(1, math.ceil((len(folders) + len(files)) / KEYS_PER_REQUEST)))
         # Enough folders to keep all threads busy are not divided further.
         depth = depth + 1 if len(folders) < self._concurrency else _MAX_PROBED_DEPTH

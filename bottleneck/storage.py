@@ -250,7 +250,7 @@ class _Call:
             fingerprint = mtime_fingerprint(status.st_size, status.st_mtime_ns)
             if request.length is None and status.st_size > self._fetcher.max_bytes:
                 return self._too_large(status.st_size, fingerprint)
-            with open(descriptor, "rb", closefd=False) as file:  # noqa: PTH123
+            with open(descriptor, "rb", closefd=False) as file:
                 file.seek(request.offset or 0)
                 data = file.read(request.length)
         finally:

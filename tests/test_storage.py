@@ -287,6 +287,7 @@ def test_http_through_fsspec(s3):
     s3.create_bucket("web", {"a.jpg": b"12345"})
     s3.client().put_bucket_acl(Bucket="web", ACL="public-read")
     s3.client().put_object_acl(Bucket="web", Key="a.jpg", ACL="public-read")
+    s3.fail(404, match="b.jpg")
     s3.fail(503, match="c.jpg")
     fetched = Fetcher().fetch([FetchRequest(f"{s3.endpoint}/web/{n}.jpg") for n in "abc"])
     assert fetched[0].data == b"12345"

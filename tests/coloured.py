@@ -1,0 +1,73 @@
+"""Tiny images of one colour each: the `channel-means` backbone gives that colour back exactly.
+
+So a test can say which features belong to which image, through shuffles, retries and failures.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from bottleneck import shards
+from bottleneck.features import FeaturesTable, Snapshot, filesystem_of
+
+Colour = tuple[int, int, int]
+
+
+def colour(number: int) -> Colour:
+    """A colour that no other number below 2**24 has."""
+    return (number % 256, number // 256 % 256, number // 65536 % 256)
+
+
+def png(value: Colour, size: tuple[int, int] = (8, 8)) -> bytes:
+    """A PNG of one colour."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size, value).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def draw(folder: Path, colours: Mapping[str, Colour]) -> dict[str, Colour]:
+    """Writes images by relative path; returns what was asked for."""
+    for name, value in colours.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(value))
+    return dict(colours)
+
+
+def numbered(count: int, start: int = 0, folder: str = "things") -> dict[str, Colour]:
+    """`count` names with colours of their own, in name order."""
+    return {f"{folder}/{i:06d}.png": colour(i) for i in range(start, start + count)}
+
+
+def read(uri: str, version: int | None = None) -> list[dict[str, Any]]:
+    """All rows of a table, sorted by image, read shard by shard."""
+    snapshot = FeaturesTable.open(uri).snapshot(version=version)
+    return read_snapshot(snapshot)
+
+
+def read_snapshot(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """All rows of a snapshot, sorted by image."""
+    filesystem, root = filesystem_of(snapshot.table_uri)
+    tables = [
+        table
+        for shard in snapshot.shards
+        for table in shards.read_row_groups(filesystem, root, shard.path)
+    ]
+    rows = pa.concat_tables(tables).to_pylist() if tables else []
+    return sorted(rows, key=lambda row: row["image"])
+
+
+def colours_of(rows: list[dict[str, Any]]) -> list[tuple[str, Colour]]:
+    """(image, colour that its features say) of the rows that are ok, duplicates kept."""
+    return [
+        (row["image"], tuple(int(v) for v in np.asarray(row["features"])))
+        for row in rows
+        if row["status"] == "ok"
+    ]
