@@ -20,6 +20,7 @@ from bottleneck.errors import BottleneckError, ConfigError, TooManyFailuresError
 from bottleneck.summary import Summary
 
 C = TypeVar("C")
+_log = logging.getLogger(__name__)
 
 
 def run_job(
@@ -40,7 +41,8 @@ def run_job(
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         config = parse(config_type, sys.argv[1:] if argv is None else argv)
-        summary = job(config)
+        with contextlib.redirect_stdout(_RayMessages()):
+            summary = job(config)
         print(summary.to_text(), flush=True)
         target = getattr(config, "summary", None)
         if target:
@@ -52,6 +54,22 @@ def run_job(
         print(f"error: {e}", file=sys.stderr, flush=True)
         return e.exit_code
     return 0
+
+
+class _RayMessages(io.TextIOBase):
+    """Where Ray prints, in colour, what it notices of its nodes while a job runs.
+
+    The jobs say themselves what that means for the run; the rest is for debugging.
+    """
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines():
+            if line.strip():
+                _log.debug("%s", line)
+        return len(text)
 
 
 def parse(config_type: type[C], argv: Sequence[str]) -> C:

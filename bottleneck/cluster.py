@@ -118,8 +118,17 @@ class ActorSizing:
 
 def nodes() -> list[Mapping[str, float]]:
     """Returns the resources of each node that is alive."""
+    return [node["Resources"] for node in _alive()]
+
+
+def node_ids() -> frozenset[str]:
+    """Returns the identities of the nodes that are alive."""
+    return frozenset(node["NodeID"] for node in _alive())
+
+
+def _alive() -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node["Resources"] for node in found if node["Alive"]]
+    return [node for node in found if node["Alive"]]
 
 
 def total(resource: str) -> float:
@@ -163,6 +172,9 @@ def size_actors(
         # One CPU a node stays free for decoding, where there is more than one.
         room = math.floor(sum(max(1, (node["CPU"] - 1) // cpus) for node in fitting))
     low, high = actor_range(config.actors) or (1, max(1, room))
+    # More actors than fit now would take the CPUs that feed them and wait for ever; up to `high`
+    # they come as nodes do.
+    low = min(low, max(1, room))
     # Decoding leaves most of its CPU idle while the backbone is the slower side, so the backbone
     # may use that one too (benchmarks/pipeline.py measures the gain).
     threads = 0 if gpus else max(1, min(int(smallest), math.floor(cpus) + 1))

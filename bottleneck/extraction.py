@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import math
 import queue
+import signal
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -31,7 +32,7 @@ from bottleneck.features import FeaturesTable, Snapshot
 from bottleneck.images import DecodeOptions
 from bottleneck.interruption import Interruption
 from bottleneck.known_archives import recall_archives, remember_archives
-from bottleneck.pipeline import UNAVAILABLE, PipelineConfig, feature_blocks
+from bottleneck.pipeline import UNAVAILABLE, PipelineConfig, StopPipeline, feature_blocks
 from bottleneck.plan import Plan, make_plan
 from bottleneck.progress import Progress
 from bottleneck.shards import encoded_row_bytes
@@ -45,13 +46,19 @@ _log = logging.getLogger(__name__)
 #: How often a run plans again because another one committed first.
 _CONFLICT_ATTEMPTS = 3
 
-#: How often the pipeline is started again for rows that were lost with their nodes.
+#: How often in a row the pipeline may end without a row committed before the run gives up.
 _PASSES = 3
 
 #: Blocks that wait to be written may fill this share of the cluster's object store.
 _HELD_SHARE = 0.25
 
 _POLL_S = 0.2
+
+#: A pipeline that lost a node and stands still this long is started again.
+_STALL_S = 30.0
+
+#: How long a pipeline may take to end its actors.
+_STOP_TIMEOUT_S = 30.0
 
 
 def extract(config: ExtractConfig) -> Summary:
@@ -131,7 +138,7 @@ def _extract_once(config: ExtractConfig, summary: Summary, interruption: Interru
     if table is None:
         table = FeaturesTable.create(table_uri, spec)
     start = table.snapshot() if snapshot is None else snapshot
-    run = _Run(config, table, start, plan, stages, actors, summary, interruption)
+    run = _Run(config, table, start, plan, stages, summary, interruption)
     run.execute()
     if interruption.signal is None:
         remember_archives(table_uri, config.layout, listing.archives)
@@ -150,24 +157,23 @@ def resolve_backbone(
     config: ExtractConfig, snapshot: Snapshot | None, actors: ActorSizing
 ) -> BackboneConfig:
     """Turns flags into a backbone, `auto` precision into the table's or the workers' own."""
-    precision = config.precision
-    if precision == "auto":
-        if snapshot is not None:
-            precision = snapshot.spec.precision  # type: ignore[assignment]
-        else:
-            probe = tasks.native_precision.options(num_cpus=actors.cpus, num_gpus=actors.gpus)
-            precision = tasks.get_all([probe.remote()])[0]
-    return BackboneConfig(
+    backbone = BackboneConfig(
         name=config.backbone,
         alpha=config.alpha,
         layer=config.layer,
         pooling=config.pooling,
         image_size=config.image_size,
         preprocessing=config.preprocessing,
-        precision=precision,
+        precision=config.precision,
         weights=config.weights,
         weights_sha256=config.weights_sha256,
     )
+    if backbone.precision != "auto":
+        return backbone
+    if snapshot is not None:
+        return replace(backbone, precision=snapshot.spec.precision)
+    probe = tasks.native_precision.options(num_cpus=actors.cpus, num_gpus=actors.gpus)
+    return replace(backbone, precision=tasks.get_all([probe.remote()])[0])
 
 
 def pipeline_config(
@@ -211,7 +217,6 @@ class _Run:
         snapshot: Snapshot,
         plan: Plan,
         stages: PipelineConfig,
-        actors: ActorSizing,
         summary: Summary,
         interruption: Interruption,
     ) -> None:
@@ -219,7 +224,6 @@ class _Run:
         self._table = table
         self._plan = plan
         self._stages = stages
-        self._actors = actors
         self._summary = summary
         self._interruption = interruption
         self._interval = commit_interval(config.commit_every)
@@ -243,7 +247,9 @@ class _Run:
         work = self._plan.work
         self._interruption.defer()
         try:
-            for number in range(_PASSES):
+            fruitless = 0
+            while True:
+                before = self._summary.computed
                 if work.num_rows:
                     self._pass(work)
                 self._drain()
@@ -253,12 +259,14 @@ class _Run:
                 left = int((~self._committer.done).sum()) - self._unavailable
                 if left <= 0:
                     break
-                if number + 1 == _PASSES:
+                fruitless = 0 if self._summary.computed > before else fruitless + 1
+                if fruitless == _PASSES:
                     raise RunFailedError(
                         f"{left:,} of {self._plan.work.num_rows:,} images were lost with their "
-                        f"workers {_PASSES} times; the others are committed, run again to continue"
+                        f"workers {_PASSES} times in a row; the others are committed, run again "
+                        "to continue"
                     )
-                _log.warning("%s images were lost with their workers; computing them again", left)
+                _log.info("computing %s images that were lost with their workers", left)
                 work = self._plan.work.filter(pa.array(~self._committer.done))
                 self._unavailable = 0
                 self._summary.failed.pop(UNAVAILABLE, None)
@@ -273,18 +281,30 @@ class _Run:
 
     def _pass(self, work: pa.Table) -> None:
         """Pulls blocks until the pipeline ends, is interrupted or fails for a passing reason."""
-        pump = _Pump(feature_blocks(work, self._stages, self._actors))
+        actors = cluster.size_actors(self._config, cluster.nodes())
+        pump = _Pump(feature_blocks(work, self._stages, actors))
+        watch = _StallWatch()
         try:
             while self._interruption.signal is None:
                 block = pump.next(_POLL_S) if self._may_pull() else None
                 if block is not None:
+                    watch.saw_block()
                     self._hold(*block)
                 elif pump.ended:
                     break
+                elif lost := watch.nodes_lost():
+                    self._progress.say(
+                        f"{lost} node(s) were lost and nothing came since; starting the pipeline "
+                        "again on those that are left"
+                    )
+                    return
                 self._collect(timeout_s=0 if block is not None or not self._writing else _POLL_S)
                 self._commit_if_due()
                 self._progress.print_if_due("" if self._progress.done else "waiting for workers")
-            if pump.error is not None:
+            if self._interruption.signal is not None:
+                name = signal.Signals(self._interruption.signal).name
+                self._progress.say(f"stopping after {name}: committing what is finished")
+            elif pump.error is not None:
                 self._raise_unless_passing(pump.error)
         finally:
             pump.stop()
@@ -430,3 +450,34 @@ class _Pump:
 
     def stop(self) -> None:
         self._stopped.set()
+        StopPipeline.asked.set()
+        self._finished.wait(_STOP_TIMEOUT_S)
+
+
+class _StallWatch:
+    """Notices a pipeline that cannot go on since a node is gone.
+
+    Ray restarts the node's actors on CPUs that were left for decoding, and lost blocks then have
+    nowhere to be decoded again: each waits for the other. Waiting for new nodes is no stall.
+    """
+
+    def __init__(self) -> None:
+        self._nodes = cluster.node_ids()
+        self._last: float | None = None
+        self._longest_gap = 0.0
+
+    def saw_block(self) -> None:
+        now = time.monotonic()
+        if self._last is not None:
+            self._longest_gap = max(self._longest_gap, now - self._last)
+        self._last = now
+
+    def nodes_lost(self) -> int:
+        """Number of nodes lost, once the pipeline has stood still for suspiciously long."""
+        now = time.monotonic()
+        if self._last is None:
+            # Still starting: actors may take minutes to load on their first node.
+            self._last = now
+        if now - self._last < max(_STALL_S, 3 * self._longest_gap):
+            return 0
+        return len(self._nodes - cluster.node_ids())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from bottleneck import images
 from bottleneck.backbones import Backbone, BackboneConfig
@@ -88,6 +91,24 @@ class PipelineConfig:
         return max(1, rows // self.batch_size) * self.batch_size
 
 
+class PipelineStoppedError(Exception):
+    """The pipeline ended because :meth:`StopPipeline.asked` was set."""
+
+
+class StopPipeline(ExecutionCallback):
+    """Ends the running pipeline from another thread, also one that makes no progress.
+
+    Ray Data offers no handle for that; it does call this at each step of its scheduling loop.
+    """
+
+    asked = threading.Event()
+
+    def on_execution_step(self, executor: Any) -> None:
+        """Fails the execution if it should stop; Ray Data then ends its tasks and actors."""
+        if self.asked.is_set():
+            raise PipelineStoppedError
+
+
 def feature_blocks(work: pa.Table, config: PipelineConfig, actors: ActorSizing) -> Iterator[Any]:
     """Runs the pipeline over planned work.
 
@@ -100,8 +121,7 @@ def feature_blocks(work: pa.Table, config: PipelineConfig, actors: ActorSizing) 
         (reference to a block, its number of rows), as they are finished, in any order. A block is
         an Arrow table of :data:`bottleneck.shards.SCHEMA` and :data:`COST_SCHEMA`.
     """
-    import ray
-
+    StopPipeline.asked.clear()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.target_max_block_size = config.block_rows * max(
@@ -110,6 +130,7 @@ def feature_blocks(work: pa.Table, config: PipelineConfig, actors: ActorSizing) 
     # Waiting for nodes is not a failure: the run says that it waits and goes on.
     context.execution_no_progress_timeout_s = -1
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    context.custom_execution_callback_classes = [StopPipeline]
 
     dataset: Any = ray.data.from_arrow(task_tables(work, config.batch_size))
     dataset = dataset.map_batches(

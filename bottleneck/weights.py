@@ -182,7 +182,11 @@ def _once(target: Path, write: Callable[[Path], object]) -> None:
     with node_lock(target):
         if target.exists():
             return
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".partial-") as folder:
+        prefix = f".partial-{target.name}-"
+        for abandoned in target.parent.glob(f"{prefix}*"):
+            # Of a process that was killed: the lock is ours, so nobody is writing there.
+            shutil.rmtree(abandoned, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=prefix) as folder:
             partial = Path(folder) / target.name
             write(partial)
             partial.replace(target)

@@ -80,6 +80,12 @@ def test_a_uri_is_copied_once_and_again_when_it_changes(tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(remote), "get_file", counting)
     first = resolve_weights("memory://models/w.npz")
+    abandoned = first.path.parent / f".partial-{first.path.name}-killed"
+    first.path.unlink()
+    abandoned.mkdir()
+    (abandoned / "half").write_bytes(b"o")
+    fetched.clear()
+    first = resolve_weights("memory://models/w.npz")
     assert first.path.parent == tmp_path / "cache" / "weights"
     assert first.path.read_bytes() == b"one"
     assert first.path.name.endswith("-w.npz")

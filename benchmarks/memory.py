@@ -1,0 +1,166 @@
+"""Memory of the driver, run after run, as the table grows: it should hardly.
+
+Run it as .venv/bin/python benchmarks/memory.py. For each size of source, drawn images of 4×4 pixels
+go through jobs/extract.py with the `channel-means` backbone, three times: first into a new table,
+then unchanged, then with 1 % of the images changed, 1 % deleted and 1 % new. The peak is the
+process's own (VmHWM), embedded Ray's processes and the workers not included.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from pictures import tiny_png
+from results import CommonSettings, Result
+
+_ROOT = Path(__file__).resolve().parent.parent
+_SAMPLE_S = 0.05
+_IMAGES_A_FOLDER = 1000
+
+#: A table of ten times the rows may cost the driver this much more.
+_AIM_GROWTH_MB = 200.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(CommonSettings):
+    """Measures peak memory of the extract job's driver over sizes of the table.
+
+    Attributes:
+        rows: Sizes of the table to compare.
+        image_size: Height and width that images are decoded to.
+        job_flags: More flags for jobs/extract.py, in one text.
+    """
+
+    rows: tuple[int, ...] = (10_000, 50_000, 100_000)
+    image_size: tuple[int, int] = (32, 32)
+    job_flags: str = ""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run of the job.
+
+    Attributes:
+        summary: What it says of itself.
+        seconds: Wall-clock time, start-up included.
+        peak_mb: Peak resident memory of the driver, 10⁶ bytes.
+    """
+
+    summary: dict[str, Any]
+    seconds: float
+    peak_mb: float
+
+
+def main(settings: Settings) -> None:
+    result = Result("memory", settings.to_json())
+    table = result.table("Peak memory of the driver, and time, by rows of the table")
+    peaks: dict[str, list[tuple[int, float]]] = {}
+    for rows in (200, 400) if settings.smoke else settings.rows:
+        with tempfile.TemporaryDirectory(prefix="bench-memory-") as scratch:
+            for step, run in _runs(settings, Path(scratch), rows).items():
+                computed = run.summary["computed"]
+                peaks.setdefault(step, []).append((rows, run.peak_mb))
+                table.add(
+                    rows=rows,
+                    run=step,
+                    computed=computed,
+                    driver_peak_MB=round(run.peak_mb, 1),
+                    wall_clock_s=round(run.seconds, 1),
+                    job_s=round(run.summary["seconds"], 1),
+                    images_per_s=round(run.summary["images_per_s"]) if computed else None,
+                    commits=run.summary["commits"],
+                )
+    growth = result.table("Growth of the driver's peak from the smallest to the largest table")
+    for step, points in peaks.items():
+        (few, low), (many, high) = points[0], points[-1]
+        growth.add(
+            run=step,
+            growth_MB=round(high - low, 1),
+            bytes_a_row=round(1e6 * (high - low) / max(1, many - few)),
+        )
+        result.target(
+            f"{step}: growth of the driver's peak from {few:,} to {many:,} rows in MB",
+            round(high - low, 1),
+            _AIM_GROWTH_MB,
+            at_most=True,
+        )
+    result.finish(settings.results)
+
+
+def _runs(settings: Settings, scratch: Path, rows: int) -> dict[str, _Run]:
+    images = scratch / "images"
+    for number in range(rows):
+        _write(images, number, number)
+    runs = {"first": _extract(settings, scratch, images)}
+    runs["unchanged"] = _extract(settings, scratch, images)
+    touched = max(1, rows // 100)
+    for part in range(touched):
+        _write(images, part * 100, rows + part)
+        _path(images, part * 100 + 1).unlink()
+        _write(images, rows + part, 2 * rows + part)
+    runs["1 % changed"] = _extract(settings, scratch, images)
+    _require(runs["first"].summary, new=rows, computed=rows, rows=rows)
+    _require(runs["unchanged"].summary, unchanged=rows, computed=0, rows=rows)
+    _require(runs["1 % changed"].summary, new=touched, changed=touched, removed=touched, rows=rows)
+    return runs
+
+
+def _path(images: Path, number: int) -> Path:
+    return images / f"{number // _IMAGES_A_FOLDER:04d}" / f"{number:07d}.png"
+
+
+def _write(images: Path, number: int, colour: int) -> None:
+    path = _path(images, number)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(tiny_png(colour))
+
+
+def _extract(settings: Settings, scratch: Path, images: Path) -> _Run:
+    summary, log = scratch / "summary.json", scratch / "log.txt"
+    command = [sys.executable, str(_ROOT / "jobs" / "extract.py"), *settings.job_flags.split()]
+    command += ["--images", str(images), "--features", str(scratch / "table")]
+    command += ["--backbone", "channel-means", "--summary", str(summary)]
+    command += ["--image-size", *map(str, settings.image_size)]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    summary.unlink(missing_ok=True)
+    began = time.perf_counter()
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+        peak_bytes = 0
+        while process.poll() is None:
+            peak_bytes = max(peak_bytes, _peak_bytes(process.pid))
+            time.sleep(_SAMPLE_S)
+    seconds = time.perf_counter() - began
+    if process.returncode:
+        text = log.read_text(encoding="utf-8")[-2000:]
+        raise SystemExit(f"jobs/extract.py exited with {process.returncode}: {text}")
+    return _Run(json.loads(summary.read_text(encoding="utf-8")), seconds, peak_bytes / 1e6)
+
+
+def _peak_bytes(pid: int) -> int:
+    """High-water mark of a process's resident memory; 0 once it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+def _require(summary: dict[str, Any], **expected: int) -> None:
+    """A benchmark of something that went wrong would be worth nothing."""
+    found = {name: summary[name] for name in expected}
+    if found != expected:
+        raise SystemExit(f"the job did {found} where {expected} was expected")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings))

@@ -1,0 +1,245 @@
+"""The job end to end against what bounds it and what it replaces, side by side in one run.
+
+Run it as .venv/bin/python benchmarks/pipeline.py, or for a small backbone with --backbone
+mobilenet --images 4096. Three contestants take turns, so that what else the machine does meets all
+of them alike:
+
+* ``bare``: the compiled backbone over arrays already decoded, nothing else: the most that a
+  pipeline around it can reach.
+* ``keras``: what a Keras user writes today: ``image_dataset_from_directory`` and the
+  application's ``predict`` with its own ``preprocess_input``, in float32.
+* ``job``: ``jobs/extract.py`` in a process of its own, from files to a committed table. Its rate
+  is the one of its summary: from its first finished images on, so without Ray's, TensorFlow's
+  and the backbone's start-up, which the other two are spared as well.
+
+All use seeded random weights: speed does not depend on them, and ImageNet's need a network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import multiprocessing
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from pictures import write_photos
+from results import CommonSettings, Result
+
+from bottleneck.backbone_registry import FAMILIES
+from bottleneck.backbones import Backbone, BackboneConfig
+from bottleneck.images import DecodeOptions, decode
+
+_ROOT = Path(__file__).resolve().parent.parent
+_WEIGHTS = "random:0"
+
+#: Aims of the project: bare on any machine, Keras where AMX multiplies bfloat16.
+_AIM_BARE = 0.9
+_AIM_KERAS = 4.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(CommonSettings):
+    """Measures images/s of the extract job, the bare backbone and plain Keras.
+
+    Attributes:
+        backbone: A keras.applications model.
+        images: Photos in a turn of each contestant.
+        image_size: Height and width in pixels; the backbone's own when not given.
+        batch_size: Images that a backbone computes at once.
+        repeat: Turns of each contestant.
+        precision: Arithmetic of `bare` and `job`; Keras's is always float32.
+        job_flags: More flags for jobs/extract.py, in one text.
+    """
+
+    backbone: str = "vgg16"
+    images: int = 128
+    image_size: tuple[int, int] | None = None
+    batch_size: int = 32
+    repeat: int = 3
+    precision: str = "auto"
+    job_flags: str = ""
+
+
+def main(settings: Settings) -> None:
+    result = Result("pipeline", settings.to_json())
+    with tempfile.TemporaryDirectory(prefix="bench-pipeline-") as scratch:
+        folder = Path(scratch) / "photos"
+        what = write_photos(folder, settings.images)
+        turns = _take_turns(settings, folder, Path(scratch))
+    precision = turns["job"][0]["precision"]
+    rates = {name: [turn["images_per_s"] for turn in taken] for name, taken in turns.items()}
+    table = result.table(
+        f"{settings.backbone}, {settings.images} {what}, batch of {settings.batch_size}"
+    )
+    for name, taken in turns.items():
+        table.add(
+            contestant=name,
+            precision="float32" if name == "keras" else precision,
+            images_per_s=round(statistics.median(rates[name]), 2),
+            slowest=round(min(rates[name]), 2),
+            fastest=round(max(rates[name]), 2),
+            wall_clock_s=round(statistics.median(turn["wall_s"] for turn in taken), 1),
+        )
+    for name, aim in (("bare", _AIM_BARE), ("keras", _AIM_KERAS)):
+        ratio = statistics.median(
+            job / other for job, other in zip(rates["job"], rates[name], strict=True)
+        )
+        result.target(f"job / {name}, median of {settings.repeat} turns", round(ratio, 3), aim)
+    stages = result.table("Seconds by stage in the job's last turn, added up over workers")
+    stages.add(**turns["job"][-1]["stage_s"])
+    result.finish(settings.results)
+
+
+def _take_turns(settings: Settings, folder: Path, scratch: Path) -> dict[str, list[dict[str, Any]]]:
+    bare = _Contestant(_bare, settings, folder)
+    plain = _Contestant(_keras, settings, folder)
+    contestants = {
+        "bare": bare.take_turn,
+        "keras": plain.take_turn,
+        "job": lambda: _job(settings, folder, scratch),
+    }
+    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in contestants}
+    try:
+        for number in range(settings.repeat):
+            for name, take_turn in contestants.items():
+                taken = take_turn()
+                turns[name].append(taken)
+                rate = taken["images_per_s"]
+                print(f"turn {number + 1}: {name} {rate:.2f} images/s", flush=True)
+    finally:
+        bare.close()
+        plain.close()
+    return turns
+
+
+class _Contestant:
+    """A process that holds a loaded model and runs it when asked to."""
+
+    def __init__(self, target: Callable[..., None], settings: Settings, folder: Path) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=target, args=(theirs, settings, folder), daemon=True)
+        self._process.start()
+        theirs.close()
+        # So that nobody loads while another one runs.
+        self._pipe.recv()
+
+    def take_turn(self) -> dict[str, Any]:
+        self._pipe.send("go")
+        answer: dict[str, Any] = self._pipe.recv()
+        return answer
+
+    def close(self) -> None:
+        self._pipe.close()
+        self._process.join(10)
+        if self._process.is_alive():
+            self._process.kill()
+
+
+def _serve(
+    pipe: Connection, images: int, warm_up: Callable[[], Any], compute: Callable[[], Any]
+) -> None:
+    """Warms up, then computes at every request and answers with the rate."""
+    warm_up()
+    pipe.send("ready")
+    while True:
+        try:
+            pipe.recv()
+        except EOFError:
+            return
+        began = time.perf_counter()
+        compute()
+        seconds = time.perf_counter() - began
+        pipe.send({"images_per_s": images / seconds, "wall_s": seconds})
+
+
+def _bare(pipe: Connection, settings: Settings, folder: Path) -> None:
+    backbone = Backbone(_config(settings), batch_size=settings.batch_size)
+    height, width = backbone.image_size
+    options = DecodeOptions(height=height, width=width)
+    decoded = [decode(path.read_bytes(), options).pixels for path in sorted(folder.rglob("*.jpg"))]
+    pixels = np.stack([image for image in decoded if image is not None])
+    first = pixels[: settings.batch_size]
+    _serve(pipe, len(pixels), lambda: backbone(first), lambda: backbone(pixels))
+
+
+def _keras(pipe: Connection, settings: Settings, folder: Path) -> None:
+    import keras
+
+    keras.utils.set_random_seed(0)
+    family = FAMILIES[settings.backbone]
+    height, width = _config(settings).input_size
+    application = getattr(keras.applications, family.constructor)
+    preprocess_input = getattr(keras.applications, family.module).preprocess_input
+    model = application(include_top=False, weights=None, input_shape=(height, width, 3))
+    with contextlib.redirect_stdout(io.StringIO()):
+        files = keras.utils.image_dataset_from_directory(
+            folder,
+            labels=None,
+            image_size=(height, width),
+            batch_size=settings.batch_size,
+            shuffle=False,
+        )
+    dataset = files.map(preprocess_input)
+    _serve(
+        pipe,
+        settings.images,
+        lambda: model.predict(dataset.take(1), verbose=0),
+        lambda: model.predict(dataset, verbose=0),
+    )
+
+
+def _job(settings: Settings, folder: Path, scratch: Path) -> dict[str, Any]:
+    """One run of the extract job, start-up and all; its summary and wall-clock time."""
+    table, summary = scratch / "table", scratch / "summary.json"
+    shutil.rmtree(table, ignore_errors=True)
+    flags = {
+        "images": folder,
+        "features": table,
+        "summary": summary,
+        "backbone": settings.backbone,
+        "weights": _WEIGHTS,
+        "batch-size": settings.batch_size,
+        "precision": settings.precision,
+    }
+    command = [sys.executable, str(_ROOT / "jobs" / "extract.py"), *settings.job_flags.split()]
+    for flag, value in flags.items():
+        command += [f"--{flag}", str(value)]
+    if settings.image_size is not None:
+        command += ["--image-size", *map(str, settings.image_size)]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    began = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    seconds = time.perf_counter() - began
+    if done.returncode:
+        raise SystemExit(f"jobs/extract.py exited with {done.returncode}: {done.stderr[-2000:]}")
+    answer: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))
+    return answer | {"wall_s": seconds}
+
+
+def _config(settings: Settings) -> BackboneConfig:
+    return BackboneConfig(
+        settings.backbone,
+        image_size=settings.image_size,
+        precision=settings.precision,
+        weights=_WEIGHTS,
+    )
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    main(tyro.cli(Settings))
