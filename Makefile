@@ -8,7 +8,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 
-# Another interpreter: make env PYTHON=/opt/python3.11/bin/python3.11
+# Another interpreter: make env PYTHON=/path/to/python3.11
 PYTHON ?=
 # What to install: make env EXTRAS=gpu,dev (after `make clean`: cpu and gpu exclude each other)
 EXTRAS ?= cpu,dev

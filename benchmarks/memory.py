@@ -9,21 +9,16 @@ process's own (VmHWM), embedded Ray's processes and the workers not included.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tyro
 from pictures import tiny_png
+from processes import run_job
 from results import CommonSettings, Result
 
-_ROOT = Path(__file__).resolve().parent.parent
-_SAMPLE_S = 0.05
 _IMAGES_A_FOLDER = 1000
 
 #: A table of ten times the rows may cost the driver this much more.
@@ -64,7 +59,7 @@ def main(settings: Settings) -> None:
     result = Result("memory", settings.to_json())
     table = result.table("Peak memory of the driver, and time, by rows of the table")
     peaks: dict[str, list[tuple[int, float]]] = {}
-    for rows in (200, 400) if settings.smoke else settings.rows:
+    for rows in (200,) if settings.smoke else settings.rows:
         with tempfile.TemporaryDirectory(prefix="bench-memory-") as scratch:
             for step, run in _runs(settings, Path(scratch), rows).items():
                 computed = run.summary["computed"]
@@ -125,34 +120,14 @@ def _write(images: Path, number: int, colour: int) -> None:
 
 
 def _extract(settings: Settings, scratch: Path, images: Path) -> _Run:
-    summary, log = scratch / "summary.json", scratch / "log.txt"
-    command = [sys.executable, str(_ROOT / "jobs" / "extract.py"), *settings.job_flags.split()]
-    command += ["--images", str(images), "--features", str(scratch / "table")]
-    command += ["--backbone", "channel-means", "--summary", str(summary)]
-    command += ["--image-size", *map(str, settings.image_size)]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    summary.unlink(missing_ok=True)
-    began = time.perf_counter()
-    with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
-        peak_bytes = 0
-        while process.poll() is None:
-            peak_bytes = max(peak_bytes, _peak_bytes(process.pid))
-            time.sleep(_SAMPLE_S)
-    seconds = time.perf_counter() - began
-    if process.returncode:
-        text = log.read_text(encoding="utf-8")[-2000:]
-        raise SystemExit(f"jobs/extract.py exited with {process.returncode}: {text}")
-    return _Run(json.loads(summary.read_text(encoding="utf-8")), seconds, peak_bytes / 1e6)
-
-
-def _peak_bytes(pid: int) -> int:
-    """High-water mark of a process's resident memory; 0 once it has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    summary = scratch / "summary.json"
+    flags = ["--images", str(images), "--features", str(scratch / "table")]
+    flags += ["--backbone", "channel-means", "--summary", str(summary)]
+    flags += ["--image-size", *map(str, settings.image_size), *settings.job_flags.split()]
+    seen = run_job(flags, scratch / "log.txt")
+    answer = json.loads(summary.read_text(encoding="utf-8"))
+    summary.unlink()
+    return _Run(answer, seen.seconds, seen.peak_bytes / 1e6)
 
 
 def _require(summary: dict[str, Any], **expected: int) -> None:

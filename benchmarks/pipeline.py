@@ -12,6 +12,9 @@ of them alike:
   is the one of its summary: from its first finished images on, so without Ray's, TensorFlow's
   and the backbone's start-up, which the other two are spared as well.
 
+`cpu_s_an_image` is processor time, of all of the job's processes together: on a machine that others
+use too it compares better than the rates do.
+
 All use seeded random weights: speed does not depend on them, and ImageNet's need a network.
 """
 
@@ -24,8 +27,6 @@ import multiprocessing
 import os
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -37,13 +38,13 @@ from typing import Any
 import numpy as np
 import tyro
 from pictures import write_photos
+from processes import run_job
 from results import CommonSettings, Result
 
 from bottleneck.backbone_registry import FAMILIES
 from bottleneck.backbones import Backbone, BackboneConfig
 from bottleneck.images import DecodeOptions, decode
 
-_ROOT = Path(__file__).resolve().parent.parent
 _WEIGHTS = "random:0"
 
 #: Aims of the project: bare on any machine, Keras where AMX multiplies bfloat16.
@@ -92,6 +93,7 @@ def main(settings: Settings) -> None:
             images_per_s=round(statistics.median(rates[name]), 2),
             slowest=round(min(rates[name]), 2),
             fastest=round(max(rates[name]), 2),
+            cpu_s_an_image=round(statistics.median(turn["cpu_s_an_image"] for turn in taken), 3),
             wall_clock_s=round(statistics.median(turn["wall_s"] for turn in taken), 1),
         )
     for name, aim in (("bare", _AIM_BARE), ("keras", _AIM_KERAS)):
@@ -161,10 +163,12 @@ def _serve(
             pipe.recv()
         except EOFError:
             return
-        began = time.perf_counter()
+        began, began_cpu = time.perf_counter(), time.process_time()
         compute()
-        seconds = time.perf_counter() - began
-        pipe.send({"images_per_s": images / seconds, "wall_s": seconds})
+        seconds, cpu_s = time.perf_counter() - began, time.process_time() - began_cpu
+        pipe.send(
+            {"images_per_s": images / seconds, "wall_s": seconds, "cpu_s_an_image": cpu_s / images}
+        )
 
 
 def _bare(pipe: Connection, settings: Settings, folder: Path) -> None:
@@ -204,31 +208,22 @@ def _keras(pipe: Connection, settings: Settings, folder: Path) -> None:
 
 
 def _job(settings: Settings, folder: Path, scratch: Path) -> dict[str, Any]:
-    """One run of the extract job, start-up and all; its summary and wall-clock time."""
+    """One run of the extract job, start-up and all."""
     table, summary = scratch / "table", scratch / "summary.json"
     shutil.rmtree(table, ignore_errors=True)
-    flags = {
-        "images": folder,
-        "features": table,
-        "summary": summary,
-        "backbone": settings.backbone,
-        "weights": _WEIGHTS,
-        "batch-size": settings.batch_size,
-        "precision": settings.precision,
-    }
-    command = [sys.executable, str(_ROOT / "jobs" / "extract.py"), *settings.job_flags.split()]
-    for flag, value in flags.items():
-        command += [f"--{flag}", str(value)]
+    flags = ["--images", str(folder), "--features", str(table), "--summary", str(summary)]
+    flags += ["--backbone", settings.backbone, "--weights", _WEIGHTS]
+    flags += ["--batch-size", str(settings.batch_size), "--precision", settings.precision]
     if settings.image_size is not None:
-        command += ["--image-size", *map(str, settings.image_size)]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    began = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    seconds = time.perf_counter() - began
-    if done.returncode:
-        raise SystemExit(f"jobs/extract.py exited with {done.returncode}: {done.stderr[-2000:]}")
+        flags += ["--image-size", *map(str, settings.image_size)]
+    seen = run_job([*flags, *settings.job_flags.split()], scratch / "log.txt", watch_cpu=True)
     answer: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8"))
-    return answer | {"wall_s": seconds}
+    # The rate is that of the images after the first block, up to the last commit.
+    committed = max(path.stat().st_mtime for path in (table / "_delta_log").iterdir())
+    warm_images = settings.images - settings.batch_size
+    warm_s = warm_images / max(answer["images_per_s"], 1e-9)
+    cpu_s = seen.cpu_s_between(committed - warm_s, committed) / max(1, warm_images)
+    return answer | {"wall_s": seen.seconds, "cpu_s_an_image": cpu_s}
 
 
 def _config(settings: Settings) -> BackboneConfig:
