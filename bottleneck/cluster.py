@@ -53,7 +53,7 @@ def connect(address: str | None) -> None:
         try:
             with _silent_stderr():
                 _init(target, environment)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as e:
+        except Exception as e:  # a slow start is a bare Exception
             ray.shutdown()
             if target != "local" or attempt + 1 == _START_ATTEMPTS:
                 what = "start an embedded Ray" if target == "local" else f"reach Ray at {target}"

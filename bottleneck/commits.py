@@ -73,10 +73,10 @@ class Committer:
         """
         self._last_commit = time.monotonic()
         pending, self._pending = self._pending, []
-        pending = [written for written in pending if written.shard is not None]
-        if not pending:
+        rows = np.concatenate([written.rows for written in pending]) if pending else np.empty(0)
+        if not len(rows):
+            self._count_failures(pending)
             return
-        rows = np.concatenate([written.rows for written in pending])
         drops: dict[str, list[str]] = {}
         replacing = rows[self._old_shard[rows] >= 0]
         for row in replacing.tolist():
@@ -90,6 +90,12 @@ class Committer:
         )
         self.done[rows] = True
         self._summary.computed += len(rows)
+        self._count_failures(pending)
+
+    def _count_failures(self, pending: Iterable[Written]) -> None:
+        for status, number in _add_up(written.statuses for written in pending).items():
+            if status != "ok":
+                self._summary.failed[status] = self._summary.failed.get(status, 0) + number
 
     def finish(self) -> None:
         """Commits the rest and drops or renames the rows that no new shard replaced."""

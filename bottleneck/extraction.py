@@ -270,6 +270,7 @@ class _Run:
                 work = self._plan.work.filter(pa.array(~self._committer.done))
                 self._unavailable = 0
                 self._summary.failed.pop(UNAVAILABLE, None)
+                self._progress.done = self._summary.computed
             self._committer.finish()
         except ConflictError:
             raise
@@ -351,10 +352,7 @@ class _Run:
 
     def _count(self, written: tasks.Written) -> None:
         summary = self._summary
-        for status, number in written.statuses.items():
-            if status != "ok":
-                summary.failed[status] = summary.failed.get(status, 0) + number
-                self._progress.failed += number
+        self._progress.failed += sum(written.statuses.values()) - written.statuses.get("ok", 0)
         self._unavailable += written.statuses.get(UNAVAILABLE, 0)
         summary.bytes_read += written.read_bytes
         for stage, seconds in written.stage_s.items():

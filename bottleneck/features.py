@@ -187,8 +187,8 @@ class FeaturesTable:
                 delta.load_as_version(wanted)  # type: ignore[arg-type]
             except (DeltaError, OSError, ValueError, OverflowError) as e:
                 raise TableError(
-                    f"{redact_uri(self.uri)} has no version {wanted}; versions up to "
-                    f"{self._delta.version()} exist unless vacuumed (jobs/status.py lists them)"
+                    f"{redact_uri(self.uri)} has no version {wanted}; its newest is "
+                    f"{self._delta.version()}, and the oldest ones may have been cleaned up"
                 ) from e
         return Snapshot(
             table_uri=self.uri,
