@@ -22,18 +22,40 @@ class Watched:
     Attributes:
         seconds: Wall-clock time, start-up included.
         peak_bytes: Peak resident memory of the process itself, not of those it started.
-        cpu_s: Processor time so far of it and all it started, as (moment, seconds) pairs;
-            moments are ``time.time()``.
+        samples: Processor time so far, each second.
     """
 
     seconds: float = 0.0
     peak_bytes: int = 0
-    cpu_s: list[tuple[float, float]] = field(default_factory=list)
+    samples: list[CpuSample] = field(default_factory=list)
 
-    def cpu_s_between(self, begin: float, end: float) -> float:
-        """Processor time spent between two moments, to the nearest samples."""
-        at = [min(self.cpu_s, key=lambda sample: abs(sample[0] - t))[1] for t in (begin, end)]
-        return at[1] - at[0]
+    def cpu_between(self, begin: float, end: float) -> tuple[float, float]:
+        """Returns what was used between two moments (``time.time()``), to the nearest samples.
+
+        Returns:
+            Processor seconds of the job, and processors that others kept busy on average.
+        """
+        first, last = (
+            min(self.samples, key=lambda sample: abs(sample.moment - t)) for t in (begin, end)
+        )
+        own = last.own_s - first.own_s
+        others = (last.machine_s - first.machine_s - own) / max(1.0, last.moment - first.moment)
+        return own, max(0.0, others)
+
+
+@dataclass(frozen=True)
+class CpuSample:
+    """Processor time so far.
+
+    Attributes:
+        moment: When, as ``time.time()``.
+        own_s: Of the job and all it started.
+        machine_s: Of everything on the machine.
+    """
+
+    moment: float
+    own_s: float
+    machine_s: float
 
 
 def run_job(flags: Sequence[str], log: Path, *, watch_cpu: bool = False) -> Watched:
@@ -60,13 +82,21 @@ def run_job(flags: Sequence[str], log: Path, *, watch_cpu: bool = False) -> Watc
             seen.peak_bytes = max(seen.peak_bytes, peak_bytes(process.pid))
             if watch_cpu and time.time() >= next_sample:
                 next_sample = time.time() + 1.0
-                seen.cpu_s.append((time.time(), cpu_of(process.pid)))
+                own_s = cpu_of(process.pid)
+                seen.samples.append(CpuSample(time.time(), own_s, machine_cpu_s()))
             time.sleep(0.05)
     seen.seconds = time.perf_counter() - began
     if process.returncode:
         text = log.read_text(encoding="utf-8")[-2000:]
         raise SystemExit(f"jobs/extract.py exited with {process.returncode}: {text}")
     return seen
+
+
+def machine_cpu_s() -> float:
+    """Returns the seconds that processors were busy since the machine started, or were stolen."""
+    times = psutil.cpu_times()
+    # Guests' time is part of `user` and `nice`.
+    return sum(times) - times.idle - times.iowait - times.guest - times.guest_nice
 
 
 def peak_bytes(pid: int) -> int:

@@ -60,8 +60,9 @@ def test_sizes_without_wishes(nodes: list[tuple[float, float]], wanted: ActorSiz
         ([(4, 0)], {"cpus_per_actor": 0.5}, ActorSizing(1, 6, 0.0, 0.5, 1)),
         ([(64, 0)], {"actors": "2:3"}, ActorSizing(2, 3, 0.0, 8.0, 9)),
         ([(64, 0)], {"actors": "5"}, ActorSizing(5, 5, 0.0, 8.0, 9)),
-        # More than there is room for now: a cluster may grow.
-        ([(4, 0)], {"actors": "10:20"}, ActorSizing(10, 20, 0.0, 3.0, 4)),
+        # More than there is room for now: those that fit, and the others as nodes come.
+        ([(4, 0)], {"actors": "10:20"}, ActorSizing(1, 20, 0.0, 3.0, 4)),
+        ([(4, 0), (4, 0)], {"actors": "3"}, ActorSizing(2, 3, 0.0, 3.0, 4)),
     ],
 )
 def test_sizes_as_wished(

@@ -140,9 +140,11 @@ def test_actor_ranges(text: str | None, wanted: tuple[int, int] | None) -> None:
     assert actor_range(text) == wanted
 
 
-@pytest.mark.parametrize("text", ["", "0", "0:3", "3:2", "-1", "1:", ":2", "1:2:3", "a", "1.5", "1-2"])
+@pytest.mark.parametrize(
+    "text", ["", "0", "0:3", "3:2", "-1", "1:", ":2", "1:2:3", "a", "1.5", "1-2"]
+)
 def test_no_actor_ranges(text: str) -> None:
-    with pytest.raises(ConfigError, match="--actors .* is not allowed; give N or MIN:MAX"):
+    with pytest.raises(ConfigError, match=r"--actors .* is not allowed; give N or MIN:MAX"):
         actor_range(text)
 
 
@@ -167,7 +169,7 @@ def test_commit_intervals(text: str, wanted: CommitInterval) -> None:
     "text", ["", "5", "0s", "0 shards", "1.5 shards", "-5m", "5 min", "m", "5m30s", "1e3s", "inf"]
 )
 def test_no_commit_intervals(text: str) -> None:
-    with pytest.raises(ConfigError, match="--commit-every .* is not allowed; give a time such"):
+    with pytest.raises(ConfigError, match=r"--commit-every .* is not allowed; give a time such"):
         commit_interval(text)
 
 
@@ -202,9 +204,11 @@ def test_shares_are_exact(listed: int) -> None:
             assert failure_limit(f"0.{percent:02}", listed) == percent * listed // 100
 
 
-@pytest.mark.parametrize("text", ["", "%", "101%", "1.5", "-1", "-10%", "ten", "1/10", "nan", "1e2"])
+@pytest.mark.parametrize(
+    "text", ["", "%", "101%", "1.5", "-1", "-10%", "ten", "1/10", "nan", "1e2"]
+)
 def test_no_failure_limits(text: str) -> None:
-    with pytest.raises(ConfigError, match="--max-failed .* is not allowed; give a number"):
+    with pytest.raises(ConfigError, match=r"--max-failed .* is not allowed; give a number"):
         failure_limit(text, 100)
 
 
@@ -237,7 +241,13 @@ def test_help_tells_every_flag_its_meaning_and_default(
         document = re.sub(r"\s+", "", documents[field.name])
         assert document in re.sub(r"\s+", "", text), flag
     plain = re.sub(r"\s+", "", text)
-    for default in ("(default:vgg16)", "(default:32)", "(default:5m)", "(default:10%)", "(required)"):
+    for default in (
+        "(default:vgg16)",
+        "(default:32)",
+        "(default:5m)",
+        "(default:10%)",
+        "(required)",
+    ):
         assert default in plain
     assert "--config FILE" in text
     assert "jpg, jpeg, jpe, jfif, png, webp, gif" in text  # which files are images
@@ -349,7 +359,12 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     text = f"{BOTH}batch_size: 8\nkeep_deleted: true\nimage_size: [10, 20]\nlayer: a\n"
     flags = ["--batch-size", "16", "--no-keep-deleted", "--image-size", "3", "4", "--layer=None"]
     got = parsed(tmp_path, text, *flags)
-    assert (got.batch_size, got.keep_deleted, got.image_size, got.layer) == (16, False, (3, 4), None)
+    assert (got.batch_size, got.keep_deleted, got.image_size, got.layer) == (
+        16,
+        False,
+        (3, 4),
+        None,
+    )
     assert got.images == "photos"
     before = parse(
         ExtractConfig, ["--batch-size=16", f"--config={tmp_path / 'nightly.yaml'}", "--shard_mb=1"]
@@ -381,7 +396,9 @@ def test_what_a_file_may_not_hold(tmp_path: Path, text: str, message: str) -> No
 
 
 def test_a_key_like_no_other_gets_the_list(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'qqqq' that is no flag.*; allowed are images, features"):
+    with pytest.raises(
+        ConfigError, match=r"'qqqq' that is no flag.*; allowed are images, features"
+    ):
         parsed(tmp_path, f"{BOTH}qqqq: 1")
 
 
@@ -404,7 +421,7 @@ def test_a_key_like_no_other_gets_the_list(tmp_path: Path) -> None:
     ],
 )
 def test_values_of_another_kind_are_one_line(tmp_path: Path, line: str, flag: str) -> None:
-    name = line.split(":")[0]
+    name = line.split(":", maxsplit=1)[0]
     kept = "".join(f"{row}\n" for row in BOTH.splitlines() if not row.startswith(f"{name}:"))
     with pytest.raises(ConfigError) as caught:
         parsed(tmp_path, f"{kept}{line}\n")
@@ -414,7 +431,9 @@ def test_values_of_another_kind_are_one_line(tmp_path: Path, line: str, flag: st
 
 
 def test_a_file_that_is_no_yaml(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="nightly.yaml is not a YAML file: .*; mend it") as caught:
+    with pytest.raises(
+        ConfigError, match=r"nightly.yaml is not a YAML file: .*; mend it"
+    ) as caught:
         parsed(tmp_path, "images: [a\nfeatures: b: c")
     assert "\n" not in str(caught.value)
 
@@ -442,7 +461,10 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     ("flags", "message"),
     [
         (["--batch-size", "abc"], r"--batch-size: .*'abc'"),
-        (["--pooling", "sum"], r"^[Ii]nvalid choice 'sum' for argument '--pooling'.*none.*avg.*max"),
+        (
+            ["--pooling", "sum"],
+            r"^[Ii]nvalid choice 'sum' for argument '--pooling'.*none.*avg.*max",
+        ),
         (["--batchsize", "3"], r"--batchsize.*--batch-size"),
         (["--image-size", "224"], r"--image-size"),
         (["stray"], r"stray"),

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from s3_server import S3Server
 
-from bottleneck.interruption import Interruption, InterruptedRunError
+from bottleneck.interruption import InterruptedRunError, Interruption
 
 _RUN = """
-import sys, time
+import os, sys, time
 from dataclasses import dataclass
 from bottleneck.cli import run_job
 from bottleneck.interruption import Interruption
@@ -32,12 +32,12 @@ def job(config):
     with Interruption() as interruption:
         if config.mode == "deferred":
             interruption.defer()
-        print("ready", flush=True)
+        os.write(1, b"ready\\n")
         end = time.monotonic() + 20
         while time.monotonic() < end:
             time.sleep(0.02)
             if interruption.signal is not None and config.mode == "deferred":
-                print("saving", flush=True)
+                os.write(1, b"saving\\n")
                 sys.stdin.readline()
                 summary.outcome, summary.signal = "interrupted", interruption.signal
                 return summary
@@ -118,14 +118,14 @@ def test_a_listing_that_is_stopped_is_no_broken_source(
     """What a signal raises must pass through code that turns exceptions into messages."""
     s3.create_bucket("slow-photos", {"a.jpg": b"x"})
     code = (
-        "import sys\n"
+        "import os, sys\n"
         "from bottleneck.cli import run_job\n"
         "from bottleneck.config import ExtractConfig\n"
         "from bottleneck.interruption import Interruption\n"
         "from bottleneck.sources import list_images\n"
         "def job(config):\n"
         "    with Interruption():\n"
-        "        print('ready', flush=True)\n"
+        "        os.write(1, b'ready\\n')\n"
         "        list_images(config.images)\n"
         "sys.exit(run_job(ExtractConfig, job))\n"
     )
@@ -144,12 +144,12 @@ def test_maintenance_is_stopped_with_a_message_too(
     started: list[subprocess.Popen[str]], tmp_path: Path, flag: str
 ) -> None:
     code = (
-        "import sys, time\n"
+        "import os, sys, time\n"
         "from bottleneck import maintenance\n"
         "from bottleneck.cli import run_job\n"
         "from bottleneck.config import ExtractConfig\n"
         "def wait(uri):\n"
-        "    print('ready', flush=True)\n"
+        "    os.write(1, b'ready\\n')\n"
         "    time.sleep(20)\n"
         "maintenance.FeaturesTable.open = wait\n"
         "sys.exit(run_job(ExtractConfig, maintenance.maintain))\n"

@@ -325,9 +325,7 @@ def test_members_of_a_repacked_archive_keep_their_features(tmp_path: Path) -> No
         listed("t.tar/3", f"{new}@2048+101"),  # another length
         listed("t.tar/5", f"{new}@4096+100"),  # number 4 under a new name
     ]
-    reader = Reader(
-        {"t.tar/1": "sha of t.tar/1", "t.tar/2": "new", "t.tar/5": "sha of t.tar/4"}
-    )
+    reader = Reader({"t.tar/1": "sha of t.tar/1", "t.tar/2": "new", "t.tar/5": "sha of t.tar/4"})
     plan = make_plan(listing(*rows), base, hasher=reader)
     assert sorted(reader.asked) == ["t.tar/1", "t.tar/2", "t.tar/5"]
     assert counted(plan) == {"changed": 2, "reused": 2}
@@ -440,9 +438,9 @@ def test_plans_carried_out_leave_what_a_first_run_would(
                 assert base.shards[taken[0]["old_shard"]] == shard
                 assert row["image"] not in renames
                 continue
-            row |= renames.get(row["image"], {})
-            assert row["image"] not in after
-            after[row["image"]] = row
+            kept = row | renames.get(row["image"], {})
+            assert kept["image"] not in after
+            after[kept["image"]] = kept
     for todo in plan.work.to_pylist():
         assert todo["image"] not in after
         assert (todo["old_shard"] is None) == (todo["image"] not in before)

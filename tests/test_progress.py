@@ -110,7 +110,7 @@ def test_a_terminal_gets_one_line_that_renews_itself(clock: Clock) -> None:
     shown.close()
     assert screen(stream.getvalue(), 200) == [
         "a node is lost",
-        "[0:13]  50 / 50 images (100.0 %)  3.8 images/s  0 failed  0 committed  ETA 0:00",
+        "[0:13]  50 / 50 images (100.0 %)  3.9 images/s  0 failed  0 committed  ETA 0:00",
         "",
     ]
     # Twice a second at most.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import random
 import subprocess
 import sys
@@ -33,12 +34,14 @@ def rows_of(
         "label": [f"label of {image}" for image in images],
         "split": [None] * len(images),
         "fingerprint": [f"list:{image}" for image in images],
-        "sha256": [f"sha of {image}" if good else None for image, good in zip(images, ok)],
-        "width": [len(image) if good else None for image, good in zip(images, ok)],
+        "sha256": [
+            f"sha of {image}" if good else None for image, good in zip(images, ok, strict=True)
+        ],
+        "width": [len(image) if good else None for image, good in zip(images, ok, strict=True)],
         "height": [3 if good else None for good in ok],
         "status": ["ok" if good else "empty" for good in ok],
         "error": [None if good else "0 bytes" for good in ok],
-        "features": [value if good else None for value, good in zip(values, ok)],
+        "features": [value if good else None for value, good in zip(values, ok, strict=True)],
     }
     return pa.table(columns, schema=SCHEMA)
 
@@ -99,7 +102,7 @@ def test_row_groups_do_not_depend_on_how_the_rows_came(tmp_path: Path) -> None:
     table = rows_of(names(range(5_000)), length=512)
     rng = random.Random(5)
     edges = sorted({0, 5_000, *(rng.randrange(5_000) for _ in range(60))})
-    pieces = [table.slice(a, b - a) for a, b in zip(edges, edges[1:])]
+    pieces = [table.slice(a, b - a) for a, b in itertools.pairwise(edges)]
     pieces.insert(7, table.slice(0, 0))
     shard = write_shard(LOCAL, str(tmp_path), 512, pieces)
     assert shard is not None
@@ -209,11 +212,16 @@ def test_ordered_runs_are_a_sort(seed: int) -> None:
     runs = list(ordered_runs(columns))
     assert follow(runs) == sorted(pool, key=str.encode)
     assert all(count > 0 for _, _, count in runs)
-    kept = {i for table, mask in zip(tables, keep) for i, good in zip(table, mask) if good}
+    kept = {
+        i
+        for table, mask in zip(tables, keep, strict=True)
+        for i, good in zip(table, mask, strict=False)
+        if good
+    }
     runs = list(ordered_runs(columns, keep))
     assert follow(runs) == sorted(kept, key=str.encode)
     # Runs are as long as they can be: no two that could be one.
-    for (t1, first1, count1), (t2, first2, _) in zip(runs, runs[1:]):
+    for (t1, first1, count1), (t2, first2, _) in itertools.pairwise(runs):
         assert (t1, first1 + count1) != (t2, first2)
 
 
@@ -295,10 +303,10 @@ def test_several_shards_become_one_in_order(
     written = [write(tmp_path, table, length) for table in tables]
     gone = set(rng.sample(pool, 90))
     renamed = {image: f"{rng.random()}.png" for image in rng.sample(pool, 60)}
-    drop = {s.path: sorted(gone & set(i)) for s, i in zip(written, dealt)}
+    drop = {s.path: sorted(gone & set(i)) for s, i in zip(written, dealt, strict=True)}
     replace = {
         s.path: {i: {"image": renamed[i]} for i in images if i in renamed}
-        for s, images in zip(written, dealt)
+        for s, images in zip(written, dealt, strict=True)
     }
     paths = [s.path for s in written]
     new = merge_shards(LOCAL, str(tmp_path), length, paths, drop=drop, replace=replace)
@@ -368,7 +376,7 @@ class _FullDisk(pafs.FileSystemHandler):
         return "full-disk"
 
     def open_output_stream(self, path: str, metadata: Any) -> Any:
-        disk, plain = self, Path(path).open("wb")
+        disk, plain = self, Path(path).open("wb")  # noqa: SIM115
 
         class Stream:
             closed = False
@@ -464,9 +472,7 @@ def test_shards_of_other_writers_conform(
 ) -> None:
     """Another tool's compaction may have written them, with its own Arrow types in the file."""
     table = rows_of(names(range(9)))
-    fields = [
-        pa.field(f.name, text if pa.types.is_string(f.type) else f.type) for f in SCHEMA if f
-    ]
+    fields = [pa.field(f.name, text if pa.types.is_string(f.type) else f.type) for f in SCHEMA if f]
     fields[-1] = pa.field("features", features)
     shuffled = table.cast(pa.schema(fields)).select(list(reversed(SCHEMA.names)))
     pq.write_table(shuffled, tmp_path / "part-0.parquet", row_group_size=4)
