@@ -6,9 +6,11 @@ import contextlib
 import difflib
 import io
 import logging
+import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from typing import Any, TypeVar
 
 import tyro
@@ -17,6 +19,7 @@ import yaml
 from bottleneck import storage
 from bottleneck.config import failure_limit, field_names, flag_of
 from bottleneck.errors import BottleneckError, ConfigError, TooManyFailuresError
+from bottleneck.interruption import InterruptedRunError
 from bottleneck.summary import Summary
 
 C = TypeVar("C")
@@ -50,7 +53,7 @@ def run_job(
         if summary.signal is not None:
             return 128 + summary.signal
         _require_few_failures(summary, getattr(config, "max_failed", "100%"))
-    except BottleneckError as e:
+    except (BottleneckError, InterruptedRunError) as e:
         print(f"error: {e}", file=sys.stderr, flush=True)
         return e.exit_code
     return 0
@@ -85,7 +88,7 @@ def parse(config_type: type[C], argv: Sequence[str]) -> C:
     arguments = [*_as_flags(config_type, given), *arguments]
     printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(printed):
+        with contextlib.redirect_stderr(printed), _unwrapped(arguments):
             config: C = tyro.cli(
                 config_type,
                 args=arguments,
@@ -97,6 +100,20 @@ def parse(config_type: type[C], argv: Sequence[str]) -> C:
             raise
         raise ConfigError(_one_line(printed.getvalue())) from e
     return config
+
+
+@contextlib.contextmanager
+def _unwrapped(arguments: Sequence[str]) -> Iterator[None]:
+    """Keeps the parser from wrapping its messages, which become one line; help is for the eye."""
+    before = os.environ.get("COLUMNS")
+    if not {"-h", "--help"} & set(arguments):
+        os.environ["COLUMNS"] = "10000"
+    try:
+        yield
+    finally:
+        os.environ.pop("COLUMNS", None)
+        if before is not None:
+            os.environ["COLUMNS"] = before
 
 
 def _description(config_type: type[Any]) -> str:
@@ -123,7 +140,7 @@ def _split_off_config(
 
 def _read_config(config_type: type[Any], path: str) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(storage.read_bytes(storage.normalize_uri(path)))
+        values = yaml.load(storage.read_bytes(storage.normalize_uri(path)), _Yaml)
     except yaml.YAMLError as e:
         reason = " ".join(str(e).split())[:300]
         raise ConfigError(f"{path} is not a YAML file: {reason}; mend it") from e
@@ -141,9 +158,35 @@ def _read_config(config_type: type[Any], path: str) -> dict[str, Any]:
     return result
 
 
+class _Yaml(yaml.SafeLoader):
+    """YAML without base-60 numbers: ``1:4`` is a range of actors, not 64."""
+
+
+_Yaml.yaml_implicit_resolvers = {
+    first: [
+        (tag, re.compile(r"[-+]?[0-9]+") if tag == "tag:yaml.org,2002:int" else pattern)
+        for tag, pattern in resolvers
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _require_kind(config_type: type[Any], name: str, value: Any) -> None:
+    """Refuses values that no flag could have: they would be read as something else."""
+    default = {field.name: field.default for field in fields(config_type)}[name]
+    flag = flag_of(name)
+    if isinstance(default, bool) and not isinstance(value, bool):
+        raise ConfigError(f"{flag} is {value!r} in the file; give true or false")
+    if value is None and default is not None:
+        raise ConfigError(f"{flag} has no value in the file; give one or leave the line out")
+    if isinstance(value, dict):
+        raise ConfigError(f"{flag} is {value!r} in the file; give a single value")
+
+
 def _as_flags(config_type: type[Any], values: dict[str, Any]) -> list[str]:
     flags: list[str] = []
     for name, value in values.items():
+        _require_kind(config_type, name, value)
         flag = flag_of(name)
         if value is True:
             flags.append(flag)
@@ -160,11 +203,10 @@ def _as_flags(config_type: type[Any], values: dict[str, Any]) -> list[str]:
 
 def _one_line(printed: str) -> str:
     """Turns the parser's framed message into one line."""
-    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│╭╰╮╯─ ") for line in printed.splitlines()]
+    plain = re.sub(r"\x1b\[[0-9;]*m|\[/?bold\]", "", printed)
+    # The frame's first line is only its title.
+    lines = [line.strip("│╰╯─ ") for line in plain.splitlines() if not line.startswith("╭")]
     text = " ".join(line for line in lines if line)
-    text = re.sub(
-        r"^(Value error|Parsing error|Required options|Unrecognized options)\s*", "", text
-    )
     text = re.split(r"─* ?(?:Argument helptext|For full helptext)", text)[0].strip(" ─")
     return f"{text[:500]}; see --help"
 

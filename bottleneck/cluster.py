@@ -153,11 +153,10 @@ def size_actors(
     if gpus is None:
         gpus = 1.0 if cluster_gpus else 0.0
     cpu_counts = [node["CPU"] for node in node_resources if node.get("CPU", 0) >= 1]
-    smallest = min(cpu_counts, default=1)
     cpus = config.cpus_per_actor
     if cpus is None:
         # On CPUs one is left for fetching and decoding, which feed the backbone.
-        cpus = 1.0 if gpus else float(min(_MAX_CPUS_PER_ACTOR, max(1, smallest - 1)))
+        cpus = 1.0 if gpus else _cpus_of_an_actor(min(cpu_counts, default=1))
     fitting = [
         node for node in node_resources if node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus
     ]
@@ -166,19 +165,31 @@ def size_actors(
             f"no node has the {cpus:g} CPUs and {gpus:g} GPUs that each actor should have; "
             f"nodes have {_describe(node_resources)}; lower --cpus-per-actor or --gpus-per-actor"
         )
-    if gpus:
-        room = math.floor(sum(node["GPU"] // gpus for node in fitting))
-    else:
-        # One CPU a node stays free for decoding, where there is more than one.
-        room = math.floor(sum(max(1, (node["CPU"] - 1) // cpus) for node in fitting))
+    room = sum(_room(node, cpus, gpus) for node in fitting)
     low, high = actor_range(config.actors) or (1, max(1, room))
     # More actors than fit now would take the CPUs that feed them and wait for ever; up to `high`
     # they come as nodes do.
     low = min(low, max(1, room))
     # Decoding leaves most of its CPU idle while the backbone is the slower side, so the backbone
     # may use that one too (benchmarks/pipeline.py measures the gain).
+    smallest = min(node["CPU"] for node in fitting)
     threads = 0 if gpus else max(1, min(int(smallest), math.floor(cpus) + 1))
     return ActorSizing(low, high, gpus, cpus, threads)
+
+
+def _cpus_of_an_actor(node_cpus: float) -> float:
+    return float(min(_MAX_CPUS_PER_ACTOR, max(1, node_cpus - 1)))
+
+
+def _room(node: Mapping[str, float], cpus: float, gpus: float) -> int:
+    """Actors that fit a node beside decoding, for which one CPU stays free where there are more."""
+    by_cpus = max(1, _whole((node["CPU"] - 1) / cpus))
+    return min(by_cpus, _whole(node["GPU"] / gpus)) if gpus else by_cpus
+
+
+def _whole(quotient: float) -> int:
+    # 1 / 0.1 is ten, whatever binary fractions make of it.
+    return math.floor(quotient + 1e-9)
 
 
 def _describe(node_resources: Sequence[Mapping[str, float]]) -> str:

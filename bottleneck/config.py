@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from typing import Any, Literal
 
 from bottleneck.errors import ConfigError
@@ -146,6 +147,12 @@ class ExtractConfig:
                 _require_at_least("image_size", side, 1, "pixels")
         if self.node_hour_price is not None and not self.dry_run:
             raise ConfigError("--node-hour-price only matters to --dry-run; add it or drop this")
+        gpus = self.gpus_per_actor
+        if gpus is not None and gpus > 1 and not float(gpus).is_integer():
+            raise ConfigError(
+                f"--gpus-per-actor {gpus} is not allowed; give a whole number, or a fraction of "
+                "one GPU such as 0.5"
+            )
         actor_range(self.actors)
         commit_interval(self.commit_every)
         failure_limit(self.max_failed, 1)
@@ -242,13 +249,13 @@ def failure_limit(text: str, listed: int) -> int:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", text.strip())
     if match:
-        number = float(match[1])
-        if match[2] or not number.is_integer():
-            share = number / 100 if match[2] else number
-            if share <= 1:
-                return math.floor(share * listed)
-        else:
+        # Fractions, since 29 % of 100 must be 29 and not 28.999….
+        number = Fraction(match[1])
+        if not match[2] and "." not in match[1]:
             return int(number)
+        share = number / 100 if match[2] else number
+        if share <= 1:
+            return math.floor(share * listed)
     raise ConfigError(
         f"--max-failed {text!r} is not allowed; give a number of images such as 100, "
         "or a share such as 10% or 0.1"

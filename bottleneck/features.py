@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -29,7 +31,7 @@ from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Tra
 from bottleneck.errors import ConflictError, TableError
 from bottleneck.shards import SCHEMA, Shard
 from bottleneck.spec import FeatureSpec
-from bottleneck.storage import redact_uri
+from bottleneck.storage import is_local, local_path, redact_uri, split_object_uri
 
 #: Name under which commits are counted in the Delta log (a Delta ``txn`` action).
 APP_ID = "bottleneck-features"
@@ -37,6 +39,7 @@ APP_ID = "bottleneck-features"
 #: Key of a commit's own identity and of its figures in Delta's ``commitInfo``.
 COMMIT_KEY = "bottleneck.commit"
 STATS_KEY = "bottleneck.stats"
+CREATION_KEY = "bottleneck.creation"
 
 #: Column statistics are kept for `image` alone: minima and maxima of 25,088-long lists and of
 #: hashes only make the log longer. `delta.logRetentionDuration` bounds what a long history costs.
@@ -129,11 +132,13 @@ class FeaturesTable:
             TableError: The place cannot be read or holds something else.
         """
         try:
-            delta = DeltaTable(uri)
+            delta = DeltaTable(_delta_uri(uri))
         except TableNotFoundError:
             _require_free(uri)
             return None
         except (DeltaError, OSError, ValueError) as e:
+            if is_local(uri) and Path(uri).is_file():
+                raise TableError(f"{uri} is a file; a features table needs a folder") from e
             raise TableError(_unreachable(uri, e)) from e
         table = cls(uri, delta)
         table.snapshot()
@@ -147,19 +152,26 @@ class FeaturesTable:
             ConflictError: Another run created it in the meantime.
             TableError: The place cannot be written.
         """
+        creation = uuid.uuid4().hex
         try:
             delta = DeltaTable.create(
-                uri,
+                _delta_uri(uri),
                 SCHEMA,
-                configuration={**_PROPERTIES, **spec.to_properties()},
+                configuration={**_PROPERTIES, **spec.to_properties(), CREATION_KEY: creation},
                 raise_if_key_not_exists=False,
             )
+            # Of two that create it at once delta-rs lets both believe that they did.
+            first = DeltaTable(_delta_uri(uri), version=0).metadata().configuration
         except (DeltaError, OSError, ValueError) as e:
             if _exists(uri):
                 raise ConflictError(
                     f"another run created {redact_uri(uri)} at the same moment; run again"
                 ) from e
             raise TableError(_unreachable(uri, e)) from e
+        if first.get(CREATION_KEY) != creation:
+            raise ConflictError(
+                f"another run created {redact_uri(uri)} at the same moment; run again"
+            )
         return cls(uri, delta)
 
     def refresh(self) -> None:
@@ -181,22 +193,36 @@ class FeaturesTable:
         """
         delta = self._delta
         if version is not None or as_of is not None:
-            delta = DeltaTable(self.uri)
-            wanted = version if version is not None else as_of
-            try:
-                delta.load_as_version(wanted)  # type: ignore[arg-type]
-            except (DeltaError, OSError, ValueError, OverflowError) as e:
-                raise TableError(
-                    f"{redact_uri(self.uri)} has no version {wanted}; its newest is "
-                    f"{self._delta.version()}, and the oldest ones may have been cleaned up"
-                ) from e
+            delta = self._load(version if version is not None else as_of)
+        try:
+            spec = FeatureSpec.from_properties(delta.metadata().configuration)
+        except TableError as e:
+            raise TableError(f"{redact_uri(self.uri)}: {e}") from e
         return Snapshot(
             table_uri=self.uri,
             version=delta.version(),
-            spec=FeatureSpec.from_properties(delta.metadata().configuration),
+            spec=spec,
             shards=_shards(delta),
             app_version=delta.transaction_version(APP_ID) or 0,
         )
+
+    def _load(self, wanted: int | datetime | None) -> DeltaTable:
+        """Opens an earlier version, by number or by time."""
+        missing = (
+            f"{redact_uri(self.uri)} has no version {wanted}; its newest is "
+            f"{self._delta.version()}, and the oldest ones may have been cleaned up"
+        )
+        try:
+            delta = DeltaTable(_delta_uri(self.uri))
+            delta.load_as_version(wanted)  # type: ignore[arg-type]
+            if isinstance(wanted, datetime):
+                # delta-rs takes the first version for any time before it.
+                made_s = delta.history(1)[0]["timestamp"] / 1000
+                if made_s > wanted.timestamp():
+                    raise TableError(missing)
+        except (DeltaError, OSError, ValueError, OverflowError) as e:
+            raise TableError(missing) from e
+        return delta
 
     def commit(
         self,
@@ -246,9 +272,16 @@ class FeaturesTable:
                 break
         self.refresh()
         snapshot = self.snapshot()
-        if snapshot.app_version != base.app_version + 1:
-            raise ConflictError(self._conflict())
-        return snapshot
+        if snapshot.app_version == base.app_version + 1:
+            return snapshot
+        # Somebody else has committed since: our next commit will find that, this one stands.
+        return self.snapshot(version=self._version_of(commit_id))
+
+    def _version_of(self, commit_id: str) -> int:
+        for entry in self._delta.history():
+            if entry.get(COMMIT_KEY) == commit_id:
+                return int(entry["version"])
+        raise ConflictError(self._conflict())
 
     def _write_log_entry(
         self,
@@ -394,21 +427,28 @@ def _require_written(table_uri: str, shards: Sequence[Shard]) -> None:
 
 def filesystem_of(uri: str) -> tuple[Any, str]:
     """Returns the pyarrow file system of a table and the table's path in it."""
-    if "://" not in uri:
-        return pafs.LocalFileSystem(), uri.rstrip("/")
+    if is_local(uri):
+        return pafs.LocalFileSystem(), str(local_path(uri))
+    # Keys may hold characters that a URI may not: only the bucket goes through the parser.
+    root, key = split_object_uri(uri)
     try:
-        filesystem, path = pafs.FileSystem.from_uri(uri)
+        filesystem, path = pafs.FileSystem.from_uri(root)
     except (OSError, ValueError, pa.ArrowException) as e:
         raise TableError(
-            f"{redact_uri(uri)} is not an address that a table can have ({_first_line(e)}); "
+            f"{redact_uri(uri)} is not an address that a table can have ({_one_line(e)}); "
             "allowed: a local folder, s3://, gs:// or abfs://"
         ) from e
-    return filesystem, path.rstrip("/")
+    return filesystem, f"{path.rstrip('/')}/{key}".rstrip("/")
+
+
+def _delta_uri(uri: str) -> str:
+    """The table's address as delta-rs reads it, which takes ``%20`` in a path for a space."""
+    return Path(local_path(uri)).as_uri() if is_local(uri) else uri
 
 
 def _exists(uri: str) -> bool:
     try:
-        return DeltaTable.is_deltatable(uri)
+        return DeltaTable.is_deltatable(_delta_uri(uri))
     except (DeltaError, OSError, ValueError):
         return False
 
@@ -435,11 +475,13 @@ def _require_free(uri: str) -> None:
 
 def _unreachable(uri: str, error: Exception) -> str:
     return (
-        f"cannot use the features table at {redact_uri(uri)}: {_first_line(error)}; "
+        f"cannot use the features table at {redact_uri(uri)}: {_one_line(error)}; "
         "check the address, the credentials and that the place may be written"
     )
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__
+def _one_line(error: BaseException) -> str:
+    """The whole message, whose cause delta-rs puts on later lines, on one."""
+    text = redact_uri(" ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split()))
+    # What happened stands at the beginning, why at the end.
+    return f"{text[:200]} … {text[-300:]}" if len(text) > 550 else text or type(error).__name__

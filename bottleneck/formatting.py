@@ -20,7 +20,7 @@ def format_seconds(seconds: float) -> str:
 def format_bytes(count: float) -> str:
     """Returns a size with a decimal unit, such as ``1.5 MB``."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(count) < 1000 or unit == "TB":
+        if abs(round(count, 1)) < 1000 or unit == "TB":
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     raise AssertionError("unreachable")

@@ -7,11 +7,13 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-from bottleneck.errors import BottleneckError
 
+class InterruptedRunError(KeyboardInterrupt):
+    """The run was asked to stop before it had anything to save.
 
-class InterruptedRunError(BottleneckError):
-    """The run was asked to stop before it had anything to save."""
+    Like every interruption it is no :class:`Exception`: code that turns errors of storage into
+    messages of its own must not take it for one.
+    """
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}; nothing was left to commit")
@@ -58,8 +60,9 @@ class Interruption:
         self.signal = signum
         if not self._deferred:
             raise InterruptedRunError(signum)
-        # A second signal means now.
-        signal.signal(signum, signal.SIG_DFL)
+        # A second signal, of either kind, means now.
+        for handled in self._before:
+            signal.signal(handled, signal.SIG_DFL)
 
     def _restore(self) -> None:
         for signum, handler in self._before.items():

@@ -42,16 +42,27 @@ def recall_archives(snapshot: Snapshot, layout: str) -> dict[str, tuple[str, Any
     """Returns image prefix → (fingerprint, rows) of the archives that need no reading."""
     place = join_uri(snapshot.table_uri, _NOTE)
     try:
-        note = json.loads(read_bytes(place)) if exists(place) else {}
-    except (SourceError, ValueError):
+        if not exists(place):
+            return {}
+        note = json.loads(read_bytes(place))
+        if note["layout"] != layout:
+            return {}
+        noted = pl.DataFrame(
+            [(name, known[0], known[1]) for name, known in note["archives"].items()],
+            schema={"archive": pl.String, "noted": pl.String, "images": pl.Int64},
+            orient="row",
+        )
+    except (
+        SourceError,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        pl.exceptions.PolarsError,
+    ):
+        # A damaged note is as good as none.
         return {}
-    if note.get("layout") != layout:
-        return {}
-    noted = pl.DataFrame(
-        [(name, known[0], known[1]) for name, known in note["archives"].items()],
-        schema={"archive": pl.String, "noted": pl.String, "images": pl.Int64},
-        orient="row",
-    )
     columns = ("image", "label", "split", "fingerprint")
     rows = read_identities(snapshot, columns).filter(pl.col("fingerprint").str.contains(r"@\d+\+"))
     rows = rows.with_columns(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from bottleneck import cluster, tasks
 from bottleneck.config import ExtractConfig
 from bottleneck.features import FeaturesTable
+from bottleneck.interruption import Interruption
 from bottleneck.shards import Shard
 from bottleneck.storage import normalize_uri, redact_uri
 from bottleneck.summary import Summary, history_entry
@@ -26,6 +27,11 @@ def maintain(config: ExtractConfig) -> Summary:
     Raises:
         BottleneckError: There is no table, or storage refuses.
     """
+    with Interruption() as interruption:
+        return _maintain(config, interruption)
+
+
+def _maintain(config: ExtractConfig, interruption: Interruption) -> Summary:
     began = time.monotonic()
     table = FeaturesTable.open(normalize_uri(config.features))
     summary = Summary(run=uuid.uuid4().hex[:12], images_uri="", features_uri=redact_uri(table.uri))
@@ -34,6 +40,7 @@ def maintain(config: ExtractConfig) -> Summary:
         summary.outcome = "vacuumed"
     else:
         cluster.connect(config.address)
+        interruption.reinstall()
         compact(table, config.shard_mb, summary)
         summary.outcome = "compacted"
     snapshot = table.snapshot()

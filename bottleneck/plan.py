@@ -174,7 +174,7 @@ def make_plan(
         reused=reused,
         removed=len(dropped),
         unchanged=len(listed) - len(new) - len(changed) - len(retried) - reused,
-        failed_before=int((failed & same).sum()) - len(retried),
+        failed_before=int((failed & same & ~moved & ~retry).sum()),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from typing import TextIO
@@ -76,6 +77,8 @@ class Progress:
 
     def _print(self, text: str) -> None:
         if self._terminal:
+            # A line that wrapped could not be renewed.
+            text = text[: shutil.get_terminal_size().columns - 1]
             print(f"\r{text.ljust(self._width)}", end="", file=self._stream, flush=True)
             self._width = len(text)
         else:

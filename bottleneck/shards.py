@@ -6,10 +6,11 @@ readers of the table until :meth:`bottleneck.features.FeaturesTable.commit` name
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,15 +158,19 @@ class ShardWriter:
         # Measured on real maps (benchmarks/encoding.py): zstd-3 without dictionary is the
         # smallest that every reader understands; the Arrow schema is left out of the file
         # because readers differ in the Arrow types they accept from it.
-        self._writer = pq.ParquetWriter(
-            self._file,
-            SCHEMA,
-            compression="zstd",
-            compression_level=3,
-            use_dictionary=["label", "split", "status", "error"],
-            write_statistics=["image"],
-            store_schema=False,
-        )
+        try:
+            self._writer = pq.ParquetWriter(
+                self._file,
+                SCHEMA,
+                compression="zstd",
+                compression_level=3,
+                use_dictionary=["label", "split", "status", "error"],
+                write_statistics=["image"],
+                store_schema=False,
+            )
+        except BaseException:
+            _try_all(self._file.close, self._delete)
+            raise
 
     def write(self, rows: pa.Table) -> None:
         """Appends rows of :data:`SCHEMA`."""
@@ -205,14 +210,16 @@ class ShardWriter:
 
     def abort(self) -> None:
         """Gives the file up and removes what was written, as far as storage still answers."""
-        for step in (self._writer.close, self._file.close, self._delete):
-            try:
-                step()
-            except (OSError, ValueError, pa.ArrowException):
-                continue
+        _try_all(self._writer.close, self._file.close, self._delete)
 
     def _delete(self) -> None:
         self._filesystem.delete_file(self._path)
+
+
+def _try_all(*steps: Callable[[], object]) -> None:
+    for step in steps:
+        with contextlib.suppress(OSError, ValueError, pa.ArrowException):
+            step()
 
 
 def write_shard(
@@ -272,12 +279,17 @@ def merge_shards(
 
     try:
         order = _row_group_order(files, shard_paths, drop, replace)
-        blocks = (row_group(*place).slice(first, count) for place, first, count in order)
+        blocks = (_part(row_group(*place), first, count) for place, first, count in order)
         return write_shard(filesystem, root, feature_length, blocks)
     finally:
         row_group.cache_clear()
         for file in files:
             file.close()
+
+
+def _part(rows: pa.Table, first: int, count: int) -> pa.Table:
+    """Some rows; as a copy unless they are all, since a slice would keep the others in memory."""
+    return rows if count == rows.num_rows else rows.take(pa.array(range(first, first + count)))
 
 
 def _row_group_order(

@@ -69,6 +69,7 @@ __all__ = [
     "read_bytes",
     "redact_uri",
     "resolve_uri",
+    "split_object_uri",
     "stat_uri",
     "write_bytes",
 ]

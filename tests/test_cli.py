@@ -87,7 +87,7 @@ CASES: dict[str, tuple[Callable[[Places], list[str]], list[str]]] = {
         ["/nowhere does not exist; check the path"],
     ),
     "empty folder": (lambda p: [f"--images={p.root}/empty"], ["/empty", "holds no image"]),
-    "holds no image": (lambda p: [f"--images={p.root}/texts"], ["/texts", "no images", ".jpg"]),
+    "no images": (lambda p: [f"--images={p.root}/texts"], ["/texts", "holds no image", ".jpg"]),
     "one photo": (lambda p: [f"--images={p.root}/photo.jpg"], ["photo.jpg is a single file"]),
     "list without uri": (
         lambda p: [f"--images={p.root}/no-uri.csv"],

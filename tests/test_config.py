@@ -345,6 +345,7 @@ def test_an_actor_range_is_no_number_of_minutes(tmp_path: Path, text: str) -> No
         ("layer: --odd", "layer", "--odd"),
         ("layer: ''", "layer", ""),
         ("address:", "address", None),
+        ("shard_mb:", "shard_mb", 256.0),
         ("batch_size: 7", "batch_size", 7),
         ("shard_mb: 0.5", "shard_mb", 0.5),
     ],
@@ -413,7 +414,6 @@ def test_a_key_like_no_other_gets_the_list(tmp_path: Path) -> None:
         ("pooling: sum", "--pooling"),
         ("keep_deleted: 3", "--keep-deleted"),
         ("backbone: false", "backbone"),
-        ("shard_mb:", "--shard-mb"),
         # A value that is left out is no name: there must be no table called None.
         ("features:", "--features"),
         ("images:", "--images"),

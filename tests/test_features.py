@@ -176,6 +176,15 @@ def test_properties_and_schema_are_there_for_other_tools(table: FeaturesTable) -
     assert {f.name for f in delta.schema().fields if not f.nullable} == {"image", "status"}
 
 
+def test_a_local_folder_that_delta_misreads_is_refused(tmp_path: Path) -> None:
+    """delta-rs reads %20 in a local path as a space and loses the table it creates."""
+    uri = str(tmp_path / "per%20cent")
+    with pytest.raises(TableError, match="%20") as caught:
+        FeaturesTable.find(uri)
+    assert type(caught.value) is TableError
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_looking_for_a_table_makes_no_folder(tmp_path: Path) -> None:
     assert FeaturesTable.find(str(tmp_path / "none" / "table")) is None
     with pytest.raises(TableError) as caught:
@@ -227,7 +236,7 @@ def in_threads(calls: list[Any]) -> list[Any]:
     return outcomes
 
 
-@pytest.mark.parametrize("name", ["with space", "ü日", "p+q&r=s", "hash#q?x", "100%", "per%20cent"])
+@pytest.mark.parametrize("name", ["with space", "ü日", "p+q&r=s", "hash#q?x", "100%"])
 def test_any_local_folder_name_will_do(tmp_path: Path, name: str) -> None:
     uri = str(tmp_path / name)
     assert FeaturesTable.find(uri) is None
@@ -731,5 +740,6 @@ def test_every_reader_sees_the_rows_in_s3(s3: S3Server, place: str) -> None:
         "print(sorted(DeltaTable(sys.argv[1]).to_pyarrow_table()['image'].to_pylist()))"
     )
     command = [sys.executable, "-c", code, place]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr[-2_000:]
     assert done.stdout.splitlines() == ["['a', 'bb']"] * 2
