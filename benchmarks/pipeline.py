@@ -59,6 +59,7 @@ _AIM_KERAS = 4.0
 
 #: A turn counts if others used no more of the machine than this.
 _OTHERS_SHARE = 0.1
+_LOOK_S = 10.0
 
 #: What each contestant measured, turn by turn.
 Turns = dict[str, list[dict[str, Any]]]
@@ -75,6 +76,7 @@ class Settings(CommonSettings):
         batch_size: Images that a backbone computes at once.
         repeat: Turns of each contestant.
         precision: Arithmetic of `bare` and `job`; Keras's is always float32.
+        patience_s: Seconds that a turn waits for others to leave the machine alone.
         job_flags: More flags for jobs/extract.py, in one text.
     """
 
@@ -84,6 +86,7 @@ class Settings(CommonSettings):
     batch_size: int = 32
     repeat: int = 3
     precision: str = "auto"
+    patience_s: float = 0.0
     job_flags: str = ""
 
 
@@ -126,13 +129,26 @@ def main(settings: Settings) -> None:
     result.finish(settings.results)
 
 
+def _wait_until_quiet(patience_s: float) -> None:
+    """Waits until hardly anything computes, for as long as there is patience."""
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        before = machine_cpu_s()
+        time.sleep(_LOOK_S)
+        if (machine_cpu_s() - before) / _LOOK_S <= _others_limit():
+            return
+
+
+def _others_limit() -> float:
+    return _OTHERS_SHARE * len(os.sched_getaffinity(0))
+
+
 def _quiet(turns: Turns) -> Turns:
     """Returns the turns that others hardly disturbed; all when they disturbed every one."""
-    limit = _OTHERS_SHARE * len(os.sched_getaffinity(0))
     quiet = [
         number
         for number, taken in enumerate(zip(*turns.values(), strict=True))
-        if max(one["others_cores"] for one in taken) <= limit
+        if max(one["others_cores"] for one in taken) <= _others_limit()
     ]
     if not quiet:
         return turns
@@ -154,6 +170,7 @@ def _take_turns(settings: Settings, folder: Path, scratch: Path) -> Turns:
     turns: Turns = {name: [] for name in contestants}
     try:
         for number in range(settings.repeat):
+            _wait_until_quiet(settings.patience_s)
             for name, take_turn in contestants.items():
                 taken = take_turn()
                 turns[name].append(taken)

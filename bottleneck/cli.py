@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
 import tyro
@@ -164,7 +164,7 @@ class _Yaml(yaml.SafeLoader):
 
 _Yaml.yaml_implicit_resolvers = {
     first: [
-        (tag, re.compile(r"[-+]?[0-9]+") if tag == "tag:yaml.org,2002:int" else pattern)
+        (tag, re.compile(r"[-+]?[0-9]+$") if tag == "tag:yaml.org,2002:int" else pattern)
         for tag, pattern in resolvers
     ]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -177,7 +177,7 @@ def _require_kind(config_type: type[Any], name: str, value: Any) -> None:
     flag = flag_of(name)
     if isinstance(default, bool) and not isinstance(value, bool):
         raise ConfigError(f"{flag} is {value!r} in the file; give true or false")
-    if value is None and default is not None:
+    if value is None and (default is MISSING or isinstance(default, str)):
         raise ConfigError(f"{flag} has no value in the file; give one or leave the line out")
     if isinstance(value, dict):
         raise ConfigError(f"{flag} is {value!r} in the file; give a single value")
@@ -193,7 +193,7 @@ def _as_flags(config_type: type[Any], values: dict[str, Any]) -> list[str]:
         elif value is False:
             flags.append(flag.replace("--", "--no-", 1))
         elif value is None:
-            flags += [flag, "None"]
+            continue
         elif isinstance(value, list):
             flags += [flag, *map(str, value)]
         else:

@@ -115,6 +115,7 @@ class Committer:
         began = time.perf_counter()
         removed: list[Shard] = []
         rewrites = []
+        paths: list[str] = []
         for path, images in drops.items():
             shard = self._current[path]
             if shard is None:
@@ -122,6 +123,7 @@ class Committer:
             replace = self._replacements.get(path, {})
             gone = [*images, *self._drops.get(path, ())]
             removed.append(shard)
+            paths.append(path)
             rewrites.append(
                 merge.remote(
                     self._table.uri,
@@ -150,7 +152,7 @@ class Committer:
                 shards_rewritten=len(removed),
             ),
         )
-        for path, shard in zip(drops, rewritten, strict=True):
+        for path, shard in zip(paths, rewritten, strict=True):
             self._current[path] = shard
             self._drops.pop(path, None)
             self._replacements.pop(path, None)

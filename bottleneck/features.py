@@ -158,6 +158,8 @@ class FeaturesTable:
                 _delta_uri(uri),
                 SCHEMA,
                 configuration={**_PROPERTIES, **spec.to_properties(), CREATION_KEY: creation},
+                # A retry would land on top of the other's table and change its specification.
+                commit_properties=CommitProperties(max_commit_retries=0),
                 raise_if_key_not_exists=False,
             )
             # Of two that create it at once delta-rs lets both believe that they did.
@@ -215,11 +217,10 @@ class FeaturesTable:
         try:
             delta = DeltaTable(_delta_uri(self.uri))
             delta.load_as_version(wanted)  # type: ignore[arg-type]
-            if isinstance(wanted, datetime):
+            created_ms = delta.metadata().created_time or 0
+            if isinstance(wanted, datetime) and wanted.timestamp() * 1000 < created_ms:
                 # delta-rs takes the first version for any time before it.
-                made_s = delta.history(1)[0]["timestamp"] / 1000
-                if made_s > wanted.timestamp():
-                    raise TableError(missing)
+                raise TableError(missing)
         except (DeltaError, OSError, ValueError, OverflowError) as e:
             raise TableError(missing) from e
         return delta
