@@ -132,6 +132,7 @@ class FeaturesTable:
             TableError: The place cannot be read or holds something else.
         """
         try:
+            _require_readable_name(uri)
             delta = DeltaTable(_delta_uri(uri))
         except TableNotFoundError:
             _require_free(uri)
@@ -445,6 +446,16 @@ def filesystem_of(uri: str) -> tuple[Any, str]:
 def _delta_uri(uri: str) -> str:
     """The table's address as delta-rs reads it, which takes ``%20`` in a path for a space."""
     return Path(local_path(uri)).as_uri() if is_local(uri) else uri
+
+
+def _require_readable_name(uri: str) -> None:
+    """delta-rs takes ``%20`` in a local path for a space and loses the table it creates."""
+    escape = re.search(r"%[0-9A-Fa-f]{2}", uri) if is_local(uri) else None
+    if escape:
+        raise TableError(
+            f"{uri} holds {escape[0]}, which Delta takes for another character; "
+            "choose a folder without it for the features table"
+        )
 
 
 def _exists(uri: str) -> bool:

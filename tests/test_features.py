@@ -176,12 +176,13 @@ def test_properties_and_schema_are_there_for_other_tools(table: FeaturesTable) -
     assert {f.name for f in delta.schema().fields if not f.nullable} == {"image", "status"}
 
 
-def test_a_local_folder_with_a_percent_sign_is_that_folder(tmp_path: Path) -> None:
-    """delta-rs reads %20 in a plain path as a space."""
+def test_a_local_folder_that_delta_misreads_is_refused(tmp_path: Path) -> None:
+    """delta-rs reads %20 in a local path as a space and loses the table it creates."""
     uri = str(tmp_path / "per%20cent")
-    FeaturesTable.create(uri, SPEC)
-    assert FeaturesTable.open(uri).snapshot().rows == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["per%20cent"]
+    with pytest.raises(TableError, match="%20") as caught:
+        FeaturesTable.find(uri)
+    assert type(caught.value) is TableError
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_looking_for_a_table_makes_no_folder(tmp_path: Path) -> None:
