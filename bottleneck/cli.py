@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, fields
@@ -56,6 +57,10 @@ def run_job(
     except (BottleneckError, InterruptedRunError) as e:
         print(f"error: {e}", file=sys.stderr, flush=True)
         return e.exit_code
+    except KeyboardInterrupt:
+        # Ctrl-C where no handler is set: before the job sets its own, or in a step without one.
+        print("error: interrupted; nothing was left half done, run again", file=sys.stderr)
+        return 128 + signal.SIGINT
     return 0
 
 
