@@ -219,7 +219,6 @@ def test_two_runs_at_once_and_a_plain_re_run(
     assert require_each_version_exact(table, wanted) == IMAGES
 
 
-@pytest.mark.skip(reason="not yet seen to pass; see CHANGELOG, Known gaps")
 def test_a_full_disk_ends_the_run_and_costs_nothing_committed(
     drive: Callable[..., Driver], tmp_path: Path, wanted: dict[str, Colour]
 ) -> None:
@@ -251,7 +250,6 @@ def test_a_full_disk_ends_the_run_and_costs_nothing_committed(
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-@pytest.mark.skip(reason="not yet seen to pass; see CHANGELOG, Known gaps")
 def test_storage_that_fails_for_a_while_under_a_killed_driver(
     drive: Callable[..., Driver], s3: S3Server, photos: Path, wanted: dict[str, Colour]
 ) -> None:
