@@ -69,14 +69,14 @@ class Backbone:
 
         from bottleneck.keras_models import build_model
 
-        _configure_backend(threads)
+        configure_backend(threads)
         self.precision = resolve_precision(config.precision, detect_hardware())
         _require_exact_float32(self.precision)
         built = build_model(config, self.precision)
         self.model = built.model
         self.layer, self.weights_digest = built.layer, built.weights_digest
         self.shape = tuple(int(side) for side in built.model.output_shape[1:])
-        self._compute = _compiled(built.model, (batch_size, *self.image_size, 3))
+        self._compute = compiled(built.model, (batch_size, *self.image_size, 3))
 
     @classmethod
     def of(cls, name: str, *, batch_size: int = 32, threads: int = 0, **config: Any) -> Backbone:
@@ -151,7 +151,7 @@ class Backbone:
         return features
 
 
-def _configure_backend(threads: int) -> None:
+def configure_backend(threads: int) -> None:
     """Set TensorFlow up before its first operation; other backends need nothing."""
     import keras
 
@@ -187,7 +187,9 @@ def _require_exact_float32(precision: str) -> None:
         tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
-def _compiled(model: Any, shape: tuple[int, ...]) -> Callable[[Images], Features]:
+def compiled(
+    model: Any, shape: tuple[int, ...], dtype: str = "uint8"
+) -> Callable[[npt.NDArray[Any]], Features]:
     """The model as a function of one batch shape.
 
     On TensorFlow without XLA, which made VGG16 slower on the CPU (4.7 against 5 images/s).
@@ -200,5 +202,5 @@ def _compiled(model: Any, shape: tuple[int, ...]) -> Callable[[Images], Features
 
     function = tf.function(
         lambda images: model(images, training=False), jit_compile=False, autograph=False
-    ).get_concrete_function(tf.TensorSpec(shape, tf.uint8))
+    ).get_concrete_function(tf.TensorSpec(shape, tf.as_dtype(dtype)))
     return lambda images: function(tf.convert_to_tensor(images)).numpy()

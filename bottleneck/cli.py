@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, fields
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import tyro
 import yaml
@@ -24,11 +24,29 @@ from bottleneck.interruption import InterruptedRunError
 from bottleneck.summary import Summary
 
 C = TypeVar("C")
+
+
+class Outcome(Protocol):
+    """What a job returns: a summary for people and for programs.
+
+    Attributes:
+        signal: Number of the signal that interrupted the job, or None.
+    """
+
+    signal: int | None
+
+    def to_text(self) -> str:
+        """Returns what is printed."""
+
+    def to_json(self) -> str:
+        """Returns what ``--summary`` keeps."""
+
+
 _log = logging.getLogger(__name__)
 
 
 def run_job(
-    config_type: type[C], job: Callable[[C], Summary], argv: Sequence[str] | None = None
+    config_type: type[C], job: Callable[[C], Outcome], argv: Sequence[str] | None = None
 ) -> int:
     """Runs a job as a command.
 
@@ -53,7 +71,8 @@ def run_job(
             storage.write_bytes(storage.normalize_uri(target), summary.to_json().encode())
         if summary.signal is not None:
             return 128 + summary.signal
-        _require_few_failures(summary, getattr(config, "max_failed", "100%"))
+        if isinstance(summary, Summary):
+            _require_few_failures(summary, getattr(config, "max_failed", "100%"))
     except (BottleneckError, InterruptedRunError) as e:
         print(f"error: {e}", file=sys.stderr, flush=True)
         return e.exit_code

@@ -8,13 +8,17 @@ import math
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import ray
+import yaml
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from bottleneck.config import ExtractConfig, actor_range
+from bottleneck.config import actor_range
 from bottleneck.errors import ConfigError, RunFailedError
 
 _log = logging.getLogger(__name__)
@@ -24,6 +28,16 @@ _START_ATTEMPTS = 3
 
 #: More threads than this do not make a backbone proportionally faster; several actors do.
 _MAX_CPUS_PER_ACTOR = 8
+
+#: Label of a node that an autoscaler knows: its type in the cluster's configuration.
+_NODE_TYPE = "ray.io/node-group"
+_HEAD = "node:__internal_head__"
+
+#: Where `ray up` leaves the cluster's configuration on the head node.
+_LAUNCHER_CONFIG = "~/ray_bootstrap_config.yaml"
+
+#: Where Kubernetes tells a pod its namespace.
+_NAMESPACE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
 #: What workers need to know of the driver's environment. Credentials are not passed on: they
 #: would stand in the cluster's job records; nodes have their own (an instance role).
@@ -121,6 +135,63 @@ def nodes() -> list[Mapping[str, float]]:
     return [node["Resources"] for node in _alive()]
 
 
+def possible_nodes() -> list[Mapping[str, float]]:
+    """Returns the resources of each node that is alive and of each that may be added.
+
+    A type of nodes counts as often as the cluster's autoscaler may start it. Without an autoscaler
+    those that are alive are all.
+    """
+    alive = _alive()
+    count = Counter(_node_type(node) for node in alive)
+    found: list[Mapping[str, float]] = [node["Resources"] for node in alive]
+    for name, (resources, most) in _node_types(alive).items():
+        found += [resources] * (most - count[name])
+    return found
+
+
+def _node_type(node: Mapping[str, Any]) -> str:
+    return str((node.get("Labels") or {}).get(_NODE_TYPE, ""))
+
+
+def _node_types(alive: Sequence[Mapping[str, Any]]) -> dict[str, tuple[dict[str, float], int]]:
+    """Returns, by type, what a node has and how many there may be; none without an autoscaler."""
+    head = next((node for node in alive if _HEAD in node["Resources"]), None)
+    if head is None or not _node_type(head):
+        return {}
+    where = NodeAffinitySchedulingStrategy(head["NodeID"], soft=False)
+    types: dict[str, tuple[dict[str, float], int]] = ray.get(
+        _read_node_types.options(scheduling_strategy=where).remote(_node_type(head))
+    )
+    return types
+
+
+@ray.remote(num_cpus=0)
+def _read_node_types(head_type: str) -> dict[str, tuple[dict[str, float], int]]:
+    """Reads the autoscaler's configuration, on the head node: Ray has no call that tells it.
+
+    The configuration of another cluster, that this machine was the head of before, is ignored.
+    """
+    launcher = Path(_LAUNCHER_CONFIG).expanduser()
+    if launcher.exists():
+        config = yaml.safe_load(launcher.read_text())
+    elif "RAY_CLUSTER_NAME" in os.environ and Path(_NAMESPACE).exists():
+        from ray.autoscaler._private.kuberay.autoscaling_config import AutoscalingConfigProducer
+
+        namespace = Path(_NAMESPACE).read_text().strip()
+        name = os.environ["RAY_CLUSTER_NAME"]
+        config = AutoscalingConfigProducer(name, namespace)()  # type: ignore[no-untyped-call]
+    else:
+        return {}
+    if config.get("head_node_type") != head_type:
+        return {}
+    bound = config["max_workers"]
+    return {
+        name: (kind["resources"], min(bound, kind.get("max_workers", bound)))
+        for name, kind in config["available_node_types"].items()
+        if name != head_type
+    }
+
+
 def node_ids() -> frozenset[str]:
     """Returns the identities of the nodes that are alive."""
     return frozenset(node["NodeID"] for node in _alive())
@@ -136,9 +207,23 @@ def total(resource: str) -> float:
     return sum(node.get(resource, 0.0) for node in nodes())
 
 
-def size_actors(
-    config: ExtractConfig, node_resources: Sequence[Mapping[str, float]]
-) -> ActorSizing:
+class Placement(Protocol):
+    """The flags that say what each actor gets, of whatever job; None leaves it to the cluster."""
+
+    @property
+    def actors(self) -> str | None:
+        """N or MIN:MAX, see :func:`actor_range`."""
+
+    @property
+    def gpus_per_actor(self) -> float | None:
+        """GPUs of an actor."""
+
+    @property
+    def cpus_per_actor(self) -> float | None:
+        """CPUs of an actor."""
+
+
+def size_actors(config: Placement, node_resources: Sequence[Mapping[str, float]]) -> ActorSizing:
     """Decides how many actors of what size fit the cluster.
 
     Args:

@@ -127,7 +127,7 @@ class Committer:
             rewrites.append(
                 merge.remote(
                     self._table.uri,
-                    self.snapshot.spec.length,
+                    self._table.row_format(self.snapshot.spec),
                     [shard.path],
                     {shard.path: gone},
                     {shard.path: replace},

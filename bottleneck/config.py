@@ -140,11 +140,10 @@ class ExtractConfig:
             raise ConfigError(
                 "--images is missing; give a folder, an S3 prefix, a list file or tar files"
             )
-        for name, lowest, unit in _LOWER_BOUNDS:
-            _require_at_least(name, getattr(self, name), lowest, unit)
+        require_bounds(self)
         if self.image_size is not None:
             for side in self.image_size:
-                _require_at_least("image_size", side, 1, "pixels")
+                require_at_least("image_size", side, 1, "pixels")
         if self.node_hour_price is not None and not self.dry_run:
             raise ConfigError("--node-hour-price only matters to --dry-run; add it or drop this")
         gpus = self.gpus_per_actor
@@ -178,7 +177,22 @@ _LOWER_BOUNDS: tuple[tuple[str, float, str], ...] = (
 )
 
 
-def _require_at_least(name: str, value: Any, lowest: float, unit: str) -> None:
+def require_bounds(config: Any) -> None:
+    """Refuses numbers below what the flags that jobs share allow.
+
+    Raises:
+        ConfigError: One is lower, or not finite.
+    """
+    for name, lowest, unit in _LOWER_BOUNDS:
+        require_at_least(name, getattr(config, name, None), lowest, unit)
+
+
+def require_at_least(name: str, value: Any, lowest: float, unit: str) -> None:
+    """Refuses a number below what a flag allows; None passes.
+
+    Raises:
+        ConfigError: It is lower, or not finite.
+    """
     if value is not None and not (math.isfinite(value) and value >= lowest):
         raise ConfigError(f"{flag_of(name)} {value} is not allowed; give {lowest:g} {unit} or more")
 
@@ -202,15 +216,31 @@ def actor_range(text: str | None) -> tuple[int, int] | None:
     Raises:
         ConfigError: It is neither, or not 1 <= MIN <= MAX.
     """
-    if text is None:
-        return None
+    return None if text is None else _range("actors", text)
+
+
+def worker_range(text: str) -> tuple[int, int]:
+    """Reads ``--workers``: N or MIN:MAX.
+
+    Returns:
+        (min, max).
+
+    Raises:
+        ConfigError: It is neither, or not 1 <= MIN <= MAX.
+    """
+    return _range("workers", text)
+
+
+def _range(name: str, text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)(?::(\d+))?", text.strip())
     if match:
         low = int(match[1])
         high = int(match[2]) if match[2] else low
         if 1 <= low <= high:
             return low, high
-    raise ConfigError(f"--actors {text!r} is not allowed; give N or MIN:MAX with 1 <= MIN <= MAX")
+    raise ConfigError(
+        f"{flag_of(name)} {text!r} is not allowed; give N or MIN:MAX with 1 <= MIN <= MAX"
+    )
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,10 @@ class SpecMismatchError(TableError):
     """The run's feature specification differs from the table's."""
 
 
+class ModelError(BottleneckError):
+    """The trained model is missing, unfinished, damaged, or cannot be written."""
+
+
 class ConflictError(TableError):
     """Another run committed to the table first; nothing of this commit was applied."""
 

@@ -1,41 +1,30 @@
 """The extract job: source → plan → pipeline → commits.
 
-:func:`extract` reads like the run itself. The rest of this module is the loop that keeps workers
-busy, has finished blocks written, and commits at intervals; it holds references to blocks, never
-the blocks, so its memory does not grow with the number of images.
+:func:`extract` reads like the run itself; the loop that does the work is
+:mod:`bottleneck.run_loop`.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-import queue
-import signal
-import threading
 import time
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
-
-import pyarrow as pa
-import ray
+from collections.abc import Callable
+from dataclasses import replace
 
 from bottleneck import cluster, tasks
 from bottleneck.backbone_registry import BackboneConfig
 from bottleneck.cluster import ActorSizing
-from bottleneck.commits import Committer
-from bottleneck.config import ExtractConfig, commit_interval
-from bottleneck.errors import BottleneckError, ConflictError, RunFailedError
+from bottleneck.config import ExtractConfig
+from bottleneck.errors import ConflictError
 from bottleneck.estimate import estimate_run
 from bottleneck.features import FeaturesTable, Snapshot
 from bottleneck.images import DecodeOptions
 from bottleneck.interruption import Interruption
 from bottleneck.known_archives import recall_archives, remember_archives
-from bottleneck.pipeline import UNAVAILABLE, PipelineConfig, StopPipeline, feature_blocks
+from bottleneck.pipeline import BackbonePipeline
 from bottleneck.plan import Plan, make_plan
-from bottleneck.progress import Progress
-from bottleneck.shards import encoded_row_bytes
+from bottleneck.run_loop import RunLoop
 from bottleneck.sources import list_images
 from bottleneck.spec import FeatureSpec, require_equal
 from bottleneck.storage import normalize_uri, redact_uri
@@ -45,20 +34,6 @@ _log = logging.getLogger(__name__)
 
 #: How often a run plans again because another one committed first.
 _CONFLICT_ATTEMPTS = 3
-
-#: How often in a row the pipeline may end without a row committed before the run gives up.
-_PASSES = 3
-
-#: Blocks that wait to be written may fill this share of the cluster's object store.
-_HELD_SHARE = 0.25
-
-_POLL_S = 0.2
-
-#: A pipeline that lost a node and stands still this long is started again.
-_STALL_S = 30.0
-
-#: How long a pipeline may take to end its actors.
-_STOP_TIMEOUT_S = 30.0
 
 
 def extract(config: ExtractConfig) -> Summary:
@@ -74,16 +49,27 @@ def extract(config: ExtractConfig) -> Summary:
         BottleneckError: Something the user can mend, or the run could not finish; everything
             committed before stays.
     """
+    summary = Summary(
+        run=uuid.uuid4().hex[:12],
+        images_uri=redact_uri(normalize_uri(config.images)),
+        features_uri=redact_uri(normalize_uri(config.features)),
+    )
+    settle(lambda interruption: _extract_once(config, summary, interruption), summary)
+    return summary
+
+
+def settle(attempt_once: Callable[[Interruption], None], summary: Summary) -> None:
+    """Runs a job to its end: again when another run committed first, and interruptible.
+
+    Args:
+        attempt_once: Plans and runs; raises :class:`ConflictError` when it was overtaken.
+        summary: Where time and a signal are noted.
+    """
     began = time.monotonic()
     with Interruption() as interruption:
-        summary = Summary(
-            run=uuid.uuid4().hex[:12],
-            images_uri=redact_uri(normalize_uri(config.images)),
-            features_uri=redact_uri(normalize_uri(config.features)),
-        )
         for attempt in range(_CONFLICT_ATTEMPTS):
             try:
-                _extract_once(config, summary, interruption)
+                attempt_once(interruption)
                 break
             except ConflictError as e:
                 if attempt + 1 == _CONFLICT_ATTEMPTS:
@@ -92,7 +78,6 @@ def extract(config: ExtractConfig) -> Summary:
         if interruption.signal is not None:
             summary.outcome, summary.signal = "interrupted", interruption.signal
     summary.seconds = time.monotonic() - began
-    return summary
 
 
 def _extract_once(config: ExtractConfig, summary: Summary, interruption: Interruption) -> None:
@@ -107,7 +92,7 @@ def _extract_once(config: ExtractConfig, summary: Summary, interruption: Interru
 
     cluster.connect(config.address)
     interruption.reinstall()
-    actors = cluster.size_actors(config, cluster.nodes())
+    actors = cluster.size_actors(config, cluster.possible_nodes())
     backbone = resolve_backbone(config, snapshot, actors)
     spec = tasks.get_all(
         [tasks.describe.remote(backbone, config.resize, config.interpolation, config.decode)]
@@ -125,7 +110,7 @@ def _extract_once(config: ExtractConfig, summary: Summary, interruption: Interru
         hasher=lambda work: tasks.hash_images(work, stages),
     )
     summary.add_seconds("plan", time.perf_counter() - began)
-    _count_plan(plan, spec, summary)
+    count_plan(plan, spec, summary)
     if config.dry_run:
         summary.outcome = "planned"
         summary.estimate = estimate_run(
@@ -138,13 +123,14 @@ def _extract_once(config: ExtractConfig, summary: Summary, interruption: Interru
     if table is None:
         table = FeaturesTable.create(table_uri, spec)
     start = table.snapshot() if snapshot is None else snapshot
-    run = _Run(config, table, start, plan, stages, summary, interruption)
+    run = RunLoop(config, table, start, plan, stages, summary, interruption)
     run.execute()
     if interruption.signal is None:
         remember_archives(table_uri, config.layout, listing.archives)
 
 
-def _count_plan(plan: Plan, spec: FeatureSpec, summary: Summary) -> None:
+def count_plan(plan: Plan, spec: FeatureSpec, summary: Summary) -> None:
+    """Notes in the summary what a plan found."""
     summary.new, summary.changed, summary.retried = plan.new, plan.changed, plan.retried
     summary.reused, summary.removed, summary.unchanged = plan.reused, plan.removed, plan.unchanged
     summary.precision = spec.precision
@@ -178,10 +164,10 @@ def resolve_backbone(
 
 def pipeline_config(
     config: ExtractConfig, backbone: BackboneConfig, spec: FeatureSpec
-) -> PipelineConfig:
+) -> BackbonePipeline:
     """Collects what the pipeline's stages need."""
     height, width = spec.image_size
-    return PipelineConfig(
+    return BackbonePipeline(
         backbone=backbone,
         decode=DecodeOptions(
             height=height,
@@ -195,287 +181,5 @@ def pipeline_config(
         fetch_concurrency=config.fetch_concurrency,
         fetch_timeout_s=config.fetch_timeout_s,
         max_image_bytes=int(config.max_image_mb * 1e6),
-        feature_length=spec.length,
+        row_length=spec.length,
     )
-
-
-@dataclass
-class _Group:
-    """Finished blocks that will be one shard."""
-
-    blocks: list[Any]
-    rows: int = 0
-
-
-class _Run:
-    """The loop of one run: pulls blocks, has them written, commits."""
-
-    def __init__(
-        self,
-        config: ExtractConfig,
-        table: FeaturesTable,
-        snapshot: Snapshot,
-        plan: Plan,
-        stages: PipelineConfig,
-        summary: Summary,
-        interruption: Interruption,
-    ) -> None:
-        self._config = config
-        self._table = table
-        self._plan = plan
-        self._stages = stages
-        self._summary = summary
-        self._interruption = interruption
-        self._interval = commit_interval(config.commit_every)
-        self._committer = Committer(table, snapshot, plan, summary)
-        self._progress = Progress(plan.work.num_rows)
-        self._group = _Group([])
-        self._writing: list[Any] = []
-        self._row_bytes = (
-            snapshot.bytes / snapshot.rows if snapshot.rows else encoded_row_bytes(snapshot.spec)
-        )
-        self._unavailable = 0
-        object_store_bytes = cluster.total("object_store_memory") or 2**30
-        self._held_rows = max(
-            stages.block_rows,
-            int(_HELD_SHARE * object_store_bytes) // (4 * stages.feature_length),
-        )
-        self._max_writing = 1 + int(summary.nodes)
-
-    def execute(self) -> None:
-        """Runs the pipeline until every planned image is committed, or says why not."""
-        work = self._plan.work
-        self._interruption.defer()
-        try:
-            fruitless = 0
-            while True:
-                before = self._summary.computed
-                if work.num_rows:
-                    self._pass(work)
-                self._drain()
-                self._commit()
-                if self._interruption.signal is not None:
-                    return
-                left = int((~self._committer.done).sum()) - self._unavailable
-                if left <= 0:
-                    break
-                fruitless = 0 if self._summary.computed > before else fruitless + 1
-                if fruitless == _PASSES:
-                    raise RunFailedError(
-                        f"{left:,} of {self._plan.work.num_rows:,} images were lost with their "
-                        f"workers {_PASSES} times in a row; the others are committed, run again "
-                        "to continue"
-                    )
-                _log.info("computing %s images that were lost with their workers", left)
-                work = self._plan.work.filter(pa.array(~self._committer.done))
-                self._unavailable = 0
-                self._summary.failed.pop(UNAVAILABLE, None)
-                self._progress.done = self._summary.computed
-            self._committer.finish()
-        except ConflictError:
-            raise
-        except BottleneckError:
-            self._save_what_is_written()
-            raise
-        finally:
-            self._progress.close()
-
-    def _pass(self, work: pa.Table) -> None:
-        """Pulls blocks until the pipeline ends, is interrupted or fails for a passing reason."""
-        actors = cluster.size_actors(self._config, cluster.nodes())
-        pump = _Pump(feature_blocks(work, self._stages, actors))
-        watch = _StallWatch()
-        try:
-            while self._interruption.signal is None:
-                block = pump.next(_POLL_S) if self._may_pull() else None
-                if block is not None:
-                    watch.saw_block()
-                    self._hold(*block)
-                elif pump.ended:
-                    break
-                elif lost := watch.nodes_lost():
-                    self._progress.say(
-                        f"{lost} node(s) were lost and nothing came since; starting the pipeline "
-                        "again on those that are left"
-                    )
-                    return
-                self._collect(timeout_s=0 if block is not None or not self._writing else _POLL_S)
-                self._commit_if_due()
-                self._progress.print_if_due("" if self._progress.done else "waiting for workers")
-            if self._interruption.signal is not None:
-                name = signal.Signals(self._interruption.signal).name
-                self._progress.say(f"stopping after {name}: committing what is finished")
-            elif pump.error is not None:
-                self._raise_unless_passing(pump.error)
-        finally:
-            pump.stop()
-
-    def _may_pull(self) -> bool:
-        return len(self._writing) < self._max_writing
-
-    def _hold(self, reference: Any, rows: int) -> None:
-        self._group.blocks.append(reference)
-        self._group.rows += rows
-        self._progress.add(rows)
-        if self._group.rows >= self._shard_rows():
-            self._write_group()
-
-    def _shard_rows(self) -> int:
-        """Rows of a full shard: what makes the size asked for, within what memory holds."""
-        wanted = math.ceil(self._config.shard_mb * 1e6 / self._row_bytes)
-        return max(1, min(self._held_rows, wanted))
-
-    def _write_group(self) -> None:
-        group, self._group = self._group, _Group([])
-        if group.blocks:
-            self._writing.append(
-                tasks.write_blocks.remote(
-                    self._table.uri, self._stages.feature_length, *group.blocks
-                )
-            )
-
-    def _collect(self, timeout_s: float) -> None:
-        """Takes over what workers have written by now."""
-        if not self._writing:
-            return
-        done, self._writing = ray.wait(
-            self._writing, num_returns=len(self._writing), timeout=timeout_s
-        )
-        for reference in done:
-            try:
-                written: tasks.Written = ray.get(reference)
-            except ray.exceptions.RayError as e:
-                self._raise_unless_passing(e)
-                continue
-            self._count(written)
-            self._committer.add(written)
-
-    def _count(self, written: tasks.Written) -> None:
-        summary = self._summary
-        self._progress.failed += sum(written.statuses.values()) - written.statuses.get("ok", 0)
-        self._unavailable += written.statuses.get(UNAVAILABLE, 0)
-        summary.bytes_read += written.read_bytes
-        for stage, seconds in written.stage_s.items():
-            summary.add_seconds(stage, seconds)
-        if written.shard is not None:
-            self._row_bytes = written.shard.bytes / written.shard.rows
-
-    def _commit_if_due(self) -> None:
-        committer = self._committer
-        due = committer.pending_shards >= self._interval.shards
-        if committer.seconds_since_commit >= self._interval.seconds:
-            self._write_group()
-            self._collect(timeout_s=0)
-            due = not self._writing
-        if due:
-            self._commit()
-
-    def _commit(self) -> None:
-        self._summary.images_per_s = self._progress.rate
-        self._committer.commit()
-        self._progress.committed = self._summary.computed
-
-    def _drain(self) -> None:
-        """Has everything that is finished written, and waits for it."""
-        self._write_group()
-        while self._writing:
-            self._collect(timeout_s=_POLL_S)
-            self._progress.print_if_due()
-
-    def _save_what_is_written(self) -> None:
-        try:
-            self._collect(timeout_s=0)
-            self._commit()
-        except BottleneckError as e:
-            _log.warning("could not commit the last finished shards: %s", e)
-
-    def _raise_unless_passing(self, error: BaseException) -> None:
-        """Lost workers and objects are computed again; other errors end the run."""
-        passing = (
-            ray.exceptions.ObjectLostError,
-            ray.exceptions.WorkerCrashedError,
-            ray.exceptions.RayActorError,
-            ray.exceptions.NodeDiedError,
-            ray.exceptions.OutOfMemoryError,
-            ray.exceptions.LocalRayletDiedError,
-        )
-        seen: BaseException | None = error
-        while seen is not None:
-            if isinstance(seen, passing):
-                _log.warning("lost work: %s", str(seen).strip().splitlines()[0])
-                return
-            seen = seen.__cause__
-        raise tasks.task_error(error) from error
-
-
-class _Pump:
-    """Iterates in a thread, so that the loop can commit and react to signals meanwhile."""
-
-    def __init__(self, blocks: Iterator[Any]) -> None:
-        self._queue: queue.Queue[Any] = queue.Queue(maxsize=2)
-        self._stopped = threading.Event()
-        self._finished = threading.Event()
-        self.error: BaseException | None = None
-        threading.Thread(target=self._pull, args=(blocks,), daemon=True).start()
-
-    def _pull(self, blocks: Iterator[Any]) -> None:
-        try:
-            for block in blocks:
-                while not self._stopped.is_set():
-                    try:
-                        self._queue.put(block, timeout=_POLL_S)
-                        break
-                    except queue.Full:
-                        continue
-                if self._stopped.is_set():
-                    break
-        except BaseException as e:  # handed to the loop, which decides
-            self.error = e
-        finally:
-            # Closing the iterator ends the pipeline's tasks and actors.
-            del blocks
-            self._finished.set()
-
-    def next(self, timeout_s: float) -> Any:
-        try:
-            return self._queue.get(timeout=timeout_s)
-        except queue.Empty:
-            return None
-
-    @property
-    def ended(self) -> bool:
-        return self._finished.is_set() and self._queue.empty()
-
-    def stop(self) -> None:
-        self._stopped.set()
-        StopPipeline.asked.set()
-        self._finished.wait(_STOP_TIMEOUT_S)
-
-
-class _StallWatch:
-    """Notices a pipeline that cannot go on since a node is gone.
-
-    Ray restarts the node's actors on CPUs that were left for decoding, and lost blocks then have
-    nowhere to be decoded again: each waits for the other. Waiting for new nodes is no stall.
-    """
-
-    def __init__(self) -> None:
-        self._nodes = cluster.node_ids()
-        self._last: float | None = None
-        self._longest_gap = 0.0
-
-    def saw_block(self) -> None:
-        now = time.monotonic()
-        if self._last is not None:
-            self._longest_gap = max(self._longest_gap, now - self._last)
-        self._last = now
-
-    def nodes_lost(self) -> int:
-        """Number of nodes lost, once the pipeline has stood still for suspiciously long."""
-        now = time.monotonic()
-        if self._last is None:
-            # Still starting: actors may take minutes to load on their first node.
-            self._last = now
-        if now - self._last < max(_STALL_S, 3 * self._longest_gap):
-            return 0
-        return len(self._nodes - cluster.node_ids())

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -29,7 +29,8 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
 
 from bottleneck.errors import ConflictError, TableError
-from bottleneck.shards import SCHEMA, Shard
+from bottleneck.schemas import FEATURES, RowFormat
+from bottleneck.shards import Shard
 from bottleneck.spec import FeatureSpec
 from bottleneck.storage import is_local, local_path, redact_uri, split_object_uri
 
@@ -102,12 +103,15 @@ class FeaturesTable:
     ``AWS_ENDPOINT_URL``, …); plain http needs ``AWS_ALLOW_HTTP=true``.
     """
 
+    schema: ClassVar[pa.Schema] = FEATURES
+    spec_type: ClassVar[type[FeatureSpec]] = FeatureSpec
+
     def __init__(self, uri: str, delta: DeltaTable) -> None:
         self.uri = uri
         self._delta = delta
 
     @classmethod
-    def open(cls, uri: str) -> FeaturesTable:
+    def open(cls, uri: str) -> Self:
         """Opens an existing table.
 
         Raises:
@@ -116,13 +120,13 @@ class FeaturesTable:
         table = cls.find(uri)
         if table is None:
             raise TableError(
-                f"there is no features table at {redact_uri(uri)}; "
-                "make one with jobs/extract.py --features, or check the address"
+                f"there is no {cls.spec_type.kind} table at {redact_uri(uri)}; make one with "
+                f"{cls.spec_type.made_by} --{cls.spec_type.kind}, or check the address"
             )
         return table
 
     @classmethod
-    def find(cls, uri: str) -> FeaturesTable | None:
+    def find(cls, uri: str) -> Self | None:
         """Opens the table if there is one.
 
         Returns:
@@ -146,7 +150,7 @@ class FeaturesTable:
         return table
 
     @classmethod
-    def create(cls, uri: str, spec: FeatureSpec) -> FeaturesTable:
+    def create(cls, uri: str, spec: FeatureSpec) -> Self:
         """Creates an empty table for one feature specification.
 
         Raises:
@@ -157,7 +161,7 @@ class FeaturesTable:
         try:
             delta = DeltaTable.create(
                 _delta_uri(uri),
-                SCHEMA,
+                cls.schema,
                 configuration={**_PROPERTIES, **spec.to_properties(), CREATION_KEY: creation},
                 # A retry would land on top of the other's table and change its specification.
                 commit_properties=CommitProperties(max_commit_retries=0),
@@ -198,7 +202,7 @@ class FeaturesTable:
         if version is not None or as_of is not None:
             delta = self._load(version if version is not None else as_of)
         try:
-            spec = FeatureSpec.from_properties(delta.metadata().configuration)
+            spec = self.spec_type.from_properties(delta.metadata().configuration)
         except TableError as e:
             raise TableError(f"{redact_uri(self.uri)}: {e}") from e
         return Snapshot(
@@ -208,6 +212,10 @@ class FeaturesTable:
             shards=_shards(delta),
             app_version=delta.transaction_version(APP_ID) or 0,
         )
+
+    def row_format(self, spec: FeatureSpec) -> RowFormat:
+        """Returns what rows of this table look like."""
+        return RowFormat(self.schema, spec.length)
 
     def _load(self, wanted: int | datetime | None) -> DeltaTable:
         """Opens an earlier version, by number or by time."""

@@ -15,8 +15,9 @@ class InterruptedRunError(KeyboardInterrupt):
     messages of its own must not take it for one.
     """
 
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}; nothing was left to commit")
+    def __init__(self, signum: int, outcome: str = "nothing was left to commit") -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}; {outcome}")
+        self.signum = signum
         self.exit_code = 128 + signum
 
 

@@ -56,12 +56,12 @@ def compact(table: FeaturesTable, shard_mb: float, summary: Summary) -> None:
     until a vacuum.
     """
     snapshot = table.snapshot()
+    rows = table.row_format(snapshot.spec)
     groups = small_neighbours(snapshot.shards, shard_mb * 1e6)
     for start in range(0, len(groups), _MERGES_A_COMMIT):
         some = groups[start : start + _MERGES_A_COMMIT]
         merged = tasks.get_all(
-            tasks.merge.remote(table.uri, snapshot.spec.length, [s.path for s in group], {}, {})
-            for group in some
+            tasks.merge.remote(table.uri, rows, [s.path for s in group], {}, {}) for group in some
         )
         added = [shard for shard in merged if shard is not None]
         written = sum(shard.bytes for shard in added)

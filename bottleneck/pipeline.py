@@ -12,7 +12,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -58,25 +58,28 @@ UNAVAILABLE = "unavailable"
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """What the stages need, on whatever machine they run.
+    """What the stages need, on whatever machine they run; a job adds what its actors do.
 
     Attributes:
-        backbone: The backbone each actor holds.
         decode: How images become arrays.
         batch_size: Images a backbone computes at once.
         fetch_concurrency: Reads in flight in a fetching task.
         fetch_timeout_s: Seconds without progress after which a read is tried again.
         max_image_bytes: Larger files are not read.
-        feature_length: Values in one image's features.
+        row_length: Values in one row of the result.
     """
 
-    backbone: BackboneConfig
     decode: DecodeOptions
     batch_size: int
     fetch_concurrency: int
     fetch_timeout_s: float
     max_image_bytes: int
-    feature_length: int
+    row_length: int
+
+    @property
+    def stages(self) -> tuple[Callable[..., Iterator[pa.Table]], type]:
+        """The function of the first stage and the actor of the second."""
+        raise NotImplementedError
 
     @property
     def image_bytes(self) -> int:
@@ -86,9 +89,29 @@ class PipelineConfig:
     @property
     def block_rows(self) -> int:
         """Rows of a block between the stages: a multiple of the batch size."""
-        row_bytes = max(self.image_bytes, 4 * self.feature_length)
-        rows = min(_MAX_BLOCK_ROWS, max(1, _BLOCK_BYTES // row_bytes))
+        rows = min(_MAX_BLOCK_ROWS, max(1, _BLOCK_BYTES // self.row_bytes))
         return max(1, rows // self.batch_size) * self.batch_size
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of a row between the stages or behind them, whichever is larger."""
+        return max(self.image_bytes, 4 * self.row_length)
+
+
+@dataclass(frozen=True)
+class BackbonePipeline(PipelineConfig):
+    """Images → features.
+
+    Attributes:
+        backbone: The backbone each actor holds.
+    """
+
+    backbone: BackboneConfig
+
+    @property
+    def stages(self) -> tuple[Callable[..., Iterator[pa.Table]], type]:
+        """Fetching and decoding, then the backbone."""
+        return fetch_and_decode, BackboneActor
 
 
 class PipelineStoppedError(Exception):
@@ -109,7 +132,7 @@ class StopPipeline(ExecutionCallback):
             raise PipelineStoppedError
 
 
-def feature_blocks(work: pa.Table, config: PipelineConfig, actors: ActorSizing) -> Iterator[Any]:
+def run_stages(work: pa.Table, config: PipelineConfig, actors: ActorSizing) -> Iterator[Any]:
     """Runs the pipeline over planned work.
 
     Args:
@@ -119,22 +142,21 @@ def feature_blocks(work: pa.Table, config: PipelineConfig, actors: ActorSizing) 
 
     Yields:
         (reference to a block, its number of rows), as they are finished, in any order. A block is
-        an Arrow table of :data:`bottleneck.shards.SCHEMA` and :data:`COST_SCHEMA`.
+        an Arrow table of the table's columns and :data:`COST_SCHEMA`.
     """
     StopPipeline.asked.clear()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    context.target_max_block_size = config.block_rows * max(
-        config.image_bytes, 4 * config.feature_length
-    )
+    context.target_max_block_size = config.block_rows * config.row_bytes
     # Waiting for nodes is not a failure: the run says that it waits and goes on.
     context.execution_no_progress_timeout_s = -1
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context.custom_execution_callback_classes = [StopPipeline]
 
+    read, actor = config.stages
     dataset: Any = ray.data.from_arrow(task_tables(work, config.batch_size))
     dataset = dataset.map_batches(
-        fetch_and_decode,
+        read,
         fn_kwargs={"config": config},
         batch_size=None,
         batch_format="pyarrow",
@@ -145,9 +167,10 @@ def feature_blocks(work: pa.Table, config: PipelineConfig, actors: ActorSizing) 
         memory=_decode_memory(config),
     )
     dataset = dataset.map_batches(
-        BackboneActor,
+        actor,
         fn_constructor_args=(config, actors.threads),
-        batch_size=None,
+        # With GPUs Ray Data insists on a number; no block has more rows than this.
+        batch_size=config.block_rows if actors.gpus else None,
         batch_format="pyarrow",
         zero_copy_batch=True,
         num_cpus=actors.cpus,
@@ -285,26 +308,36 @@ def requests_of(rows: pa.Table) -> list[FetchRequest]:
 class BackboneActor:
     """Second stage: deploys one :class:`~bottleneck.backbones.Backbone` in a Ray actor."""
 
-    def __init__(self, config: PipelineConfig, threads: int) -> None:
+    def __init__(self, config: BackbonePipeline, threads: int) -> None:
         self._config = config
         self._backbone = Backbone(config.backbone, batch_size=config.batch_size, threads=threads)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Replaces `pixels` by `features`."""
         began = time.perf_counter()
-        options = self._config.decode
-        valid = block["pixels"].is_valid().to_numpy()
-        pixels = _pixel_array(block["pixels"], options.height, options.width)
+        pixels, valid = pixels_of(block, self._config.decode)
         if len(pixels):
             values = self._backbone(pixels).reshape(len(pixels), -1)
         else:
-            values = np.empty((0, self._config.feature_length), np.float32)
-        seconds = (time.perf_counter() - began) / max(1, len(valid))
+            values = np.empty((0, self._config.row_length), np.float32)
         result = block.drop_columns(["pixels"])
         result = result.append_column("features", features_array(values, valid))
-        return result.append_column(
-            "inference_s", pa.array(np.full(len(valid), seconds, np.float32))
-        )
+        return with_inference_time(result, began)
+
+
+def pixels_of(
+    block: pa.Table, options: DecodeOptions
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """Returns a block's images, (M, H, W, 3) uint8 RGB, and which of its rows have one, (N,)."""
+    valid: npt.NDArray[np.bool_] = block["pixels"].is_valid().to_numpy()
+    return _pixel_array(block["pixels"], options.height, options.width), valid
+
+
+def with_inference_time(block: pa.Table, began: float) -> pa.Table:
+    """Notes in each row its share of the time since `began` (``time.perf_counter``)."""
+    seconds = (time.perf_counter() - began) / max(1, block.num_rows)
+    times = np.full(block.num_rows, seconds, np.float32)
+    return block.append_column("inference_s", pa.array(times))
 
 
 def committable(block: pa.Table) -> pa.Table:

@@ -21,27 +21,11 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from bottleneck.schemas import DICTIONARY_COLUMNS, FEATURES, FIELDS
 from bottleneck.spec import FeatureSpec
 
-#: One row an image. The small columns stand first so that reading all but `features` touches one
-#: contiguous range of each row group.
-SCHEMA = pa.schema(
-    [
-        pa.field("image", pa.string(), nullable=False),
-        pa.field("label", pa.string()),
-        pa.field("split", pa.string()),
-        pa.field("fingerprint", pa.string()),
-        pa.field("sha256", pa.string()),
-        pa.field("width", pa.int32()),
-        pa.field("height", pa.int32()),
-        pa.field("status", pa.string(), nullable=False),
-        pa.field("error", pa.string()),
-        pa.field("features", pa.list_(pa.float32())),
-    ]
-)
-
-#: All columns but the features: what planning reads.
-IDENTITY_COLUMNS = tuple(name for name in SCHEMA.names if name != "features")
+#: The schema of features tables, under the name that readers of this module know.
+SCHEMA = FEATURES
 
 #: A row group holds about this much raw data: 64 rows of 7×7×512 float32. Smaller groups make
 #: looking up one image cheap (0.04 s against 1 s for a whole shard), larger ones cost nothing in
@@ -140,14 +124,17 @@ class ShardWriter:
     Args:
         filesystem: A pyarrow file system.
         root: The table's path in it.
-        feature_length: Length of the features, which sets the size of row groups.
+        row_length: Values in the longest list of a row, which sets the size of row groups.
+        schema: Columns of the table.
     """
 
-    def __init__(self, filesystem: Any, root: str, feature_length: int) -> None:
+    def __init__(
+        self, filesystem: Any, root: str, row_length: int, schema: pa.Schema = SCHEMA
+    ) -> None:
         self._filesystem = filesystem
         self._name = f"shard-{uuid.uuid4().hex}.parquet"
         self._path = f"{root}/{self._name}"
-        self._group_rows = row_group_rows(feature_length)
+        self._group_rows = row_group_rows(row_length)
         self._held: list[pa.Table] = []
         self._held_rows = 0
         self._rows = 0
@@ -161,10 +148,10 @@ class ShardWriter:
         try:
             self._writer = pq.ParquetWriter(
                 self._file,
-                SCHEMA,
+                schema,
                 compression="zstd",
                 compression_level=3,
-                use_dictionary=["label", "split", "status", "error"],
+                use_dictionary=_dictionary_columns(schema),
                 write_statistics=["image"],
                 store_schema=False,
             )
@@ -173,7 +160,7 @@ class ShardWriter:
             raise
 
     def write(self, rows: pa.Table) -> None:
-        """Appends rows of :data:`SCHEMA`."""
+        """Appends rows of the table's schema."""
         if rows.num_rows == 0:
             return
         bounds = pc.min_max(rows["image"]).as_py()
@@ -222,15 +209,23 @@ def _try_all(*steps: Callable[[], object]) -> None:
             step()
 
 
+def _dictionary_columns(schema: pa.Schema) -> list[str]:
+    return [name for name in DICTIONARY_COLUMNS if name.partition(".")[0] in schema.names]
+
+
 def write_shard(
-    filesystem: Any, root: str, feature_length: int, blocks: Iterable[pa.Table]
+    filesystem: Any,
+    root: str,
+    row_length: int,
+    blocks: Iterable[pa.Table],
+    schema: pa.Schema = SCHEMA,
 ) -> Shard | None:
-    """Writes tables of :data:`SCHEMA`, already in `image` order, as one shard.
+    """Writes tables of one schema, already in `image` order, as one shard.
 
     Returns:
         The shard, or None when the tables have no rows.
     """
-    writer = ShardWriter(filesystem, root, feature_length)
+    writer = ShardWriter(filesystem, root, row_length, schema)
     try:
         for block in blocks:
             writer.write(block)
@@ -243,11 +238,12 @@ def write_shard(
 def merge_shards(
     filesystem: Any,
     root: str,
-    feature_length: int,
+    row_length: int,
     shard_paths: Sequence[str],
     *,
     drop: Mapping[str, Iterable[str]] | None = None,
     replace: Mapping[str, Mapping[str, Mapping[str, str | None]]] | None = None,
+    schema: pa.Schema = SCHEMA,
 ) -> Shard | None:
     """Copies shards into one, in `image` order, row group by row group.
 
@@ -257,16 +253,18 @@ def merge_shards(
     Args:
         filesystem: A pyarrow file system.
         root: The table's path in it.
-        feature_length: Length of the features.
+        row_length: Values in the longest list of a row.
         shard_paths: Shards to copy, relative to the table.
         drop: Shard → images whose rows are left out.
         replace: Shard → image → new values of `image`, `label`, `split`, `fingerprint` for rows
             whose features stay but whose identity changes (a renamed or relabelled file).
+        schema: Columns of the table.
 
     Returns:
         The new shard, or None when no row is left.
     """
     drop, replace = drop or {}, replace or {}
+    names = schema.names
     files = [
         pq.ParquetFile(f"{root}/{path}", filesystem=filesystem, pre_buffer=False)
         for path in shard_paths
@@ -274,13 +272,13 @@ def merge_shards(
 
     @functools.lru_cache(maxsize=2 * len(files) + 2)
     def row_group(source: int, group: int) -> pa.Table:
-        rows = conform(files[source].read_row_group(group, columns=SCHEMA.names), SCHEMA.names)
-        return _with_identities(rows, replace.get(shard_paths[source], {}))
+        read = conform(files[source].read_row_group(group, columns=names), names)
+        return _with_identities(read, replace.get(shard_paths[source], {}))
 
     try:
         order = _row_group_order(files, shard_paths, drop, replace)
         blocks = (_part(row_group(*place), first, count) for place, first, count in order)
-        return write_shard(filesystem, root, feature_length, blocks)
+        return write_shard(filesystem, root, row_length, blocks, schema)
     finally:
         row_group.cache_clear()
         for file in files:
@@ -359,7 +357,7 @@ def _with_identities(rows: pa.Table, changes: Mapping[str, Mapping[str, str | No
             for image, old in zip(images, rows[name].to_pylist(), strict=True)
         ]
         index = rows.schema.get_field_index(name)
-        rows = rows.set_column(index, SCHEMA.field(name), pa.array(values, pa.string()))
+        rows = rows.set_column(index, FIELDS[name], pa.array(values, pa.string()))
     return rows
 
 
@@ -372,12 +370,13 @@ def read_row_groups(
     """Reads a shard row group by row group.
 
     Yields:
-        Tables of :data:`SCHEMA`, or of the columns asked for, each column one chunk.
+        Tables of all columns, or of those asked for, each column one chunk.
     """
-    names = list(columns) if columns is not None else SCHEMA.names
     with pq.ParquetFile(
         f"{root}/{shard_path}", filesystem=filesystem, memory_map=False, pre_buffer=False
     ) as file:
+        held = set(file.schema_arrow.names)
+        names = list(columns) if columns is not None else [n for n in FIELDS if n in held]
         for group in range(file.num_row_groups):
             yield conform(file.read_row_group(group, columns=names), names)
 
@@ -392,5 +391,5 @@ def read_columns(filesystem: Any, root: str, shard_path: str, columns: Sequence[
 
 def conform(table: pa.Table, columns: Sequence[str]) -> pa.Table:
     """Casts to this package's types, whatever writer the file came from (nullability, views)."""
-    schema = pa.schema([SCHEMA.field(name) for name in columns])
+    schema = pa.schema([FIELDS[name] for name in columns])
     return table.select(list(columns)).cast(schema)

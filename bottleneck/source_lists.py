@@ -57,7 +57,7 @@ def read_list(uri: str, tally: Tally, concurrency: int) -> pl.DataFrame:
     Raises:
         SourceError: the list cannot be read, is malformed, has no column ``uri`` or an empty one.
     """
-    rows = _read_rows(uri)
+    rows = read_rows(uri)
     if not is_local(uri):
         tally.add_requests()
     empty = rows.get_column("uri").fill_null("").str.strip_chars() == ""
@@ -105,16 +105,20 @@ def _stat_all(rows: pl.DataFrame, tally: Tally, concurrency: int) -> list[pl.Ser
     ]
 
 
-def _read_rows(uri: str) -> pl.DataFrame:
-    """The list's columns as text; those it does not have are null."""
+def read_rows(uri: str, required: str = "uri") -> pl.DataFrame:
+    """The list's columns as text; those it does not have are null.
+
+    Raises:
+        SourceError: it cannot be read, is malformed, has no row or not the required column.
+    """
     extension = uri.rpartition(".")[2].lower()
     try:
         if extension == "csv":
-            frames = [_read_csv(uri)]
+            frames = [_read_csv(uri, required)]
         elif extension == "parquet":
-            frames = [_read_parquet(uri)]
+            frames = [_read_parquet(uri, required)]
         else:
-            frames = list(_read_json(uri))
+            frames = list(_read_json(uri, required))
     except SourceError:
         raise
     except (ValueError, pa.ArrowException, pl.exceptions.PolarsError) as e:
@@ -128,11 +132,12 @@ def _read_rows(uri: str) -> pl.DataFrame:
     return pl.concat(frames)
 
 
-def _checked(uri: str, columns: list[str]) -> list[str]:
-    if "uri" not in columns:
+def _checked(uri: str, columns: list[str], required: str) -> list[str]:
+    if required not in columns:
+        others = ", ".join(name for name in _COLUMNS if name != required)
         raise SourceError(
-            f"{redact_uri(uri)} has no column 'uri'; it has {', '.join(columns) or 'none'}; name "
-            "the images in a column 'uri' (optional: image, label, split, fingerprint)"
+            f"{redact_uri(uri)} has no column {required!r}; it has {', '.join(columns) or 'none'}; "
+            f"name the images in a column {required!r} (optional: {others})"
         )
     return [name for name in _COLUMNS if name in columns]
 
@@ -143,13 +148,13 @@ def _as_text(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(have + lack).select(_COLUMNS)
 
 
-def _read_csv(uri: str) -> pl.DataFrame:
+def _read_csv(uri: str, required: str) -> pl.DataFrame:
     import pyarrow.csv as pa_csv
 
     data = read_bytes(uri)
     with pa_csv.open_csv(io.BytesIO(data)) as reader:
         columns = reader.schema.names
-    names = _checked(uri, columns)
+    names = _checked(uri, columns, required)
     # Text as it stands: a label "NA" or "007" is neither null nor a number; an empty field is null.
     options = pa_csv.ConvertOptions(
         include_columns=names,
@@ -162,15 +167,15 @@ def _read_csv(uri: str) -> pl.DataFrame:
     return _as_text(cast(pl.DataFrame, pl.from_arrow(table)))
 
 
-def _read_parquet(uri: str) -> pl.DataFrame:
+def _read_parquet(uri: str, required: str) -> pl.DataFrame:
     import pyarrow.parquet as pq
 
     with open_input(uri) as source, pq.ParquetFile(source) as file:
-        names = _checked(uri, file.schema_arrow.names)
+        names = _checked(uri, file.schema_arrow.names, required)
         return _as_text(cast(pl.DataFrame, pl.from_arrow(file.read(columns=names))))
 
 
-def _read_json(uri: str) -> Iterator[pl.DataFrame]:
+def _read_json(uri: str, required: str) -> Iterator[pl.DataFrame]:
     """JSON Lines, or one JSON array of objects."""
     with open_input(uri) as source:
         lines: Iterator[Any] = enumerate(source, 1)
@@ -182,7 +187,7 @@ def _read_json(uri: str) -> Iterator[pl.DataFrame]:
         for number, line in lines:
             if isinstance(line, bytes) and not line.strip():
                 continue
-            row = _parse_json(uri, number, line)
+            row = _parse_json(uri, number, line, required)
             for name, values in columns.items():
                 value = row.get(name)
                 plain = value is None or isinstance(value, str)
@@ -193,7 +198,7 @@ def _read_json(uri: str) -> Iterator[pl.DataFrame]:
         yield pl.DataFrame(columns, schema=dict.fromkeys(_COLUMNS, pl.String))
 
 
-def _parse_json(uri: str, number: int, line: Any) -> dict[str, Any]:
+def _parse_json(uri: str, number: int, line: Any, required: str) -> dict[str, Any]:
     try:
         row = json.loads(line) if isinstance(line, bytes) else line
     except ValueError as e:
@@ -205,6 +210,6 @@ def _parse_json(uri: str, number: int, line: Any) -> dict[str, Any]:
             f"{redact_uri(uri)} is not well-formed JSON Lines: line {number} is no object; write "
             'one {"uri": …} a line'
         )
-    if "uri" not in row:
-        _checked(uri, list(row))
+    if required not in row:
+        _checked(uri, list(row), required)
     return row

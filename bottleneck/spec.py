@@ -12,11 +12,13 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Self
 
 from bottleneck.errors import SpecMismatchError, TableError
 
 PREFIX = "bottleneck."
 _VERSION = "1"
+_KIND = PREFIX + "kind"
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,9 @@ class FeatureSpec:
     preprocessing: str
     precision: str
 
+    kind: ClassVar[str] = "features"
+    made_by: ClassVar[str] = "jobs/extract.py"
+
     @property
     def length(self) -> int:
         """Number of float32 values an image's features have once flattened."""
@@ -68,10 +73,10 @@ class FeatureSpec:
     def to_properties(self) -> dict[str, str]:
         """The table properties that ``from_properties`` turns back into this specification."""
         properties = {PREFIX + field.name: self._text(field.name) for field in fields(self)}
-        return {PREFIX + "spec_version": _VERSION, **properties}
+        return {PREFIX + "spec_version": _VERSION, _KIND: self.kind, **properties}
 
     @classmethod
-    def from_properties(cls, properties: Mapping[str, str | None]) -> FeatureSpec:
+    def from_properties(cls, properties: Mapping[str, str | None]) -> Self:
         """Read the specification from a table's properties; others among them are ignored.
 
         Raises:
@@ -81,45 +86,47 @@ class FeatureSpec:
         version = properties.get(PREFIX + "spec_version")
         if version is None:
             raise TableError(
-                f"this is not a features table: it has no property {PREFIX}spec_version; name a "
-                "table that jobs/extract.py wrote, or a location where nothing is yet"
+                f"this is not a {cls.kind} table: it has no property {PREFIX}spec_version; name a "
+                f"table that {cls.made_by} wrote, or a location where nothing is yet"
             )
+        kind = properties.get(_KIND) or "features"
+        if kind != cls.kind:
+            raise TableError(f"this is a {kind} table and a {cls.kind} table is needed")
         if version != _VERSION:
             raise TableError(
-                f"this features table has {PREFIX}spec_version {version!r} and this version of "
+                f"this {cls.kind} table has {PREFIX}spec_version {version!r} and this version of "
                 f"the project reads {_VERSION!r}; update bottleneck-features"
             )
         missing = [f.name for f in fields(cls) if properties.get(PREFIX + f.name) is None]
         if missing:
             raise TableError(
-                "the features table's specification is incomplete: it lacks the properties "
+                f"the {cls.kind} table's specification is incomplete: it lacks the properties "
                 f"{', '.join(PREFIX + name for name in missing)}; extract into a new table"
             )
         text = {f.name: str(properties[PREFIX + f.name]) for f in fields(cls)}
         try:
-            height, width = (int(number) for number in text["image_size"].split(","))
-            alpha = float(text["alpha"]) if text["alpha"] else None
-            shape = tuple(int(number) for number in text["shape"].split(","))
+            return cls(**cls.parsed(text))
         except ValueError as e:
             raise TableError(
-                f"the features table's specification cannot be read: {e} (image_size "
+                f"the {cls.kind} table's specification cannot be read: {e} (image_size "
                 f"{text['image_size']!r}, alpha {text['alpha']!r}, shape {text['shape']!r}); "
                 "extract into a new table"
             ) from e
-        return cls(
-            backbone=text["backbone"],
-            alpha=alpha,
-            weights=text["weights"],
-            layer=text["layer"],
-            shape=shape,
-            pooling=text["pooling"],
-            image_size=(height, width),
-            resize=text["resize"],
-            interpolation=text["interpolation"],
-            decode=text["decode"],
-            preprocessing=text["preprocessing"],
-            precision=text["precision"],
-        )
+
+    @classmethod
+    def parsed(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Read the numbers among the properties.
+
+        Raises:
+            ValueError: one of them is none.
+        """
+        height, width = (int(number) for number in values["image_size"].split(","))
+        return {
+            **values,
+            "image_size": (height, width),
+            "alpha": float(values["alpha"]) if values["alpha"] else None,
+            "shape": tuple(int(number) for number in values["shape"].split(",")),
+        }
 
     def differences(self, other: FeatureSpec) -> list[tuple[str, str, str]]:
         """The fields that differ, as (field, value here, value in ``other``), in field order."""
@@ -154,6 +161,6 @@ def require_equal(run: FeatureSpec, table: FeatureSpec, table_uri: str) -> None:
         f"{field}: {mine} in this run, {theirs} in the table" for field, mine, theirs in differences
     )
     raise SpecMismatchError(
-        f"the features table {table_uri} was made with another feature specification ({listed}); "
-        "give this run the table's settings, or write to a new --features URI"
+        f"the {table.kind} table {table_uri} was made with another feature specification "
+        f"({listed}); give this run the table's settings, or write to a new --{table.kind} URI"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from bottleneck.estimate import Estimate
@@ -85,7 +85,16 @@ class Summary:
 
     def to_json(self) -> str:
         """Returns the summary as a JSON object, the attributes its keys."""
-        values = asdict(self)
+        return self.json_with()
+
+    def json_with(self, **more: Any) -> str:
+        """Returns the summary as JSON with some attributes given as JSON values."""
+        values = {field.name: more.get(field.name) for field in fields(self)}
+        plain = {name: getattr(self, name) for name in values if name not in more}
+        values |= {
+            name: asdict(value) if isinstance(value, Estimate) else value
+            for name, value in plain.items()
+        }
         values["stage_s"] = {name: round(value, 3) for name, value in self.stage_s.items()}
         values["images_per_s"] = round(self.images_per_s, 2)
         values["seconds"] = round(self.seconds, 3)

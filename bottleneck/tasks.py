@@ -24,7 +24,8 @@ from bottleneck.errors import BottleneckError, RunFailedError
 from bottleneck.features import filesystem_of
 from bottleneck.pipeline import COST_SCHEMA, PipelineConfig, committable, requests_of
 from bottleneck.precision import detect_hardware, resolve_precision
-from bottleneck.shards import SCHEMA, Shard, merge_shards, ordered_runs, write_shard
+from bottleneck.schemas import RowFormat
+from bottleneck.shards import Shard, merge_shards, ordered_runs, write_shard
 from bottleneck.spec import FeatureSpec
 from bottleneck.storage import Fetcher, redact_uri
 
@@ -60,11 +61,11 @@ class Written:
 
 
 @ray.remote(num_cpus=0, max_retries=3)
-def write_blocks(table_uri: str, feature_length: int, *blocks: pa.Table) -> Written:
+def write_blocks(table_uri: str, rows: RowFormat, *blocks: pa.Table) -> Written:
     """Writes finished blocks as one shard, in `image` order."""
     began = time.perf_counter()
     kept = [committable(block) for block in blocks]
-    held = [block.select(SCHEMA.names).cast(SCHEMA) for block in kept]
+    held = [block.select(rows.schema.names).cast(rows.schema) for block in kept]
     runs = list(ordered_runs([block["image"] for block in held]))
     filesystem, root = filesystem_of(table_uri)
     shard = _persist(
@@ -72,8 +73,9 @@ def write_blocks(table_uri: str, feature_length: int, *blocks: pa.Table) -> Writ
         lambda: write_shard(
             filesystem,
             root,
-            feature_length,
+            rows.length,
             (held[block].slice(first, count) for block, first, count in runs),
+            rows.schema,
         ),
     )
     statuses: dict[str, int] = {}
@@ -97,7 +99,7 @@ def write_blocks(table_uri: str, feature_length: int, *blocks: pa.Table) -> Writ
 @ray.remote(num_cpus=0, max_retries=3)
 def merge(
     table_uri: str,
-    feature_length: int,
+    rows: RowFormat,
     shard_paths: Sequence[str],
     drop: Mapping[str, Sequence[str]],
     replace: Mapping[str, Mapping[str, Mapping[str, str | None]]],
@@ -107,7 +109,13 @@ def merge(
     return _persist(
         table_uri,
         lambda: merge_shards(
-            filesystem, root, feature_length, shard_paths, drop=drop, replace=replace
+            filesystem,
+            root,
+            rows.length,
+            shard_paths,
+            drop=drop,
+            replace=replace,
+            schema=rows.schema,
         ),
     )
 

@@ -395,14 +395,14 @@ def test_channel_means_need_no_keras():
 
 def test_threads_are_set_before_tensorflow_runs_or_refused():
     code = """
-from bottleneck.backbones import _configure_backend
-_configure_backend(1)
+from bottleneck.backbones import configure_backend
+configure_backend(1)
 import tensorflow as tf
 tf.zeros(1)
 print(tf.config.threading.get_intra_op_parallelism_threads())
-_configure_backend(1)
+configure_backend(1)
 try:
-    _configure_backend(2)
+    configure_backend(2)
 except Exception as error:
     print(type(error).__name__, error)
 """

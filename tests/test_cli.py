@@ -284,7 +284,7 @@ def test_backbones_that_cannot_be_had_are_one_line_before_any_image_is_read(
     def never(*arguments: Any, **options: Any) -> None:
         raise AssertionError("the pipeline was started")
 
-    monkeypatch.setattr("bottleneck.extraction.feature_blocks", never)
+    monkeypatch.setattr("bottleneck.run_loop.run_stages", never)
     given = [flag.format(photos=photos) for flag in flags]
     if not any(flag.startswith("--weights=") for flag in given):
         given.append("--weights=random:0")

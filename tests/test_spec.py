@@ -26,6 +26,7 @@ SPEC = FeatureSpec(
 def test_properties_are_prefixed_strings():
     assert SPEC.to_properties() == {
         "bottleneck.spec_version": "1",
+        "bottleneck.kind": "features",
         "bottleneck.backbone": "mobilenet",
         "bottleneck.alpha": "0.25",
         "bottleneck.weights": "sha256:" + "ab" * 32,

@@ -1,0 +1,30 @@
+"""Prints what a features table holds and what its runs did; see --help."""
+
+import sys
+from collections.abc import Sequence
+
+from bottleneck.cli import parse
+from bottleneck.errors import BottleneckError
+from bottleneck.status import table_status
+from bottleneck.status_config import StatusConfig
+from bottleneck.status_plots import draw, page
+from bottleneck.storage import normalize_uri, write_bytes
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the job; returns 0, or 2 after an error, which is one line on standard error."""
+    try:
+        config = parse(StatusConfig, sys.argv[1:] if argv is None else argv)
+        status = table_status(config)
+        print(status.to_json() if config.json else status.to_text() + "\n", end="", flush=True)
+        if config.plot is not None:
+            picture = page(status) if config.plot_suffix == ".html" else draw(status)
+            write_bytes(normalize_uri(config.plot), picture)
+    except BottleneckError as e:
+        print(f"error: {e}", file=sys.stderr, flush=True)
+        return e.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

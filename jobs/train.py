@@ -1,0 +1,10 @@
+"""Fits a dense head on the features of a table and writes a model; see --help."""
+
+import sys
+
+from bottleneck.cli import run_job
+from bottleneck.train_config import TrainConfig
+from bottleneck.training import train
+
+if __name__ == "__main__":
+    sys.exit(run_job(TrainConfig, train))
