@@ -115,7 +115,7 @@ def main(settings: Settings) -> None:
             fastest=round(max(turn["images_per_s"] for turn in taken), 2),
             cpu_s_an_image=_median(taken, "cpu_s_an_image", 3),
             others_cores=_median(taken, "others_cores", 2),
-            wall_clock_s=_median(taken, "wall_s", 1),
+            wall_clock_s=_median(taken, "wall_s", 3),
         )
     for name, aim in (("bare", _AIM_BARE), ("keras", _AIM_KERAS)):
         ratios = [

@@ -7,6 +7,7 @@ columns of the table, what the run wants to know of each row (`row`, seconds, by
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import math
@@ -144,15 +145,40 @@ def run_stages(work: pa.Table, config: PipelineConfig, actors: ActorSizing) -> I
         (reference to a block, its number of rows), as they are finished, in any order. A block is
         an Arrow table of the table's columns and :data:`COST_SCHEMA`.
     """
+    with _settings_of_ray_data(config):
+        for bundle in _dataset(work, config, actors).iter_internal_ref_bundles():
+            for entry in bundle.blocks:
+                yield entry.ref, entry.metadata.num_rows
+
+
+@contextlib.contextmanager
+def _settings_of_ray_data(config: PipelineConfig) -> Iterator[None]:
+    """Sets Ray Data up for a pipeline, and back: the process may use it for other things too."""
     StopPipeline.asked.clear()
     context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.target_max_block_size = config.block_rows * config.row_bytes
-    # Waiting for nodes is not a failure: the run says that it waits and goes on.
-    context.execution_no_progress_timeout_s = -1
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    context.custom_execution_callback_classes = [StopPipeline]
+    settings = {
+        "enable_progress_bars": False,
+        "target_max_block_size": config.block_rows * config.row_bytes,
+        # Waiting for nodes is not a failure: the run says that it waits and goes on.
+        "execution_no_progress_timeout_s": -1,
+        "custom_execution_callback_classes": [StopPipeline],
+    }
+    before = {name: getattr(context, name) for name in settings}
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    for name, value in settings.items():
+        setattr(context, name, value)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for name, value in before.items():
+            setattr(context, name, value)
+        StopPipeline.asked.clear()
 
+
+def _dataset(work: pa.Table, config: PipelineConfig, actors: ActorSizing) -> Any:
     read, actor = config.stages
     dataset: Any = ray.data.from_arrow(task_tables(work, config.batch_size))
     dataset = dataset.map_batches(
@@ -166,7 +192,7 @@ def run_stages(work: pa.Table, config: PipelineConfig, actors: ActorSizing) -> I
         # The requests differ by what each stage truly holds in memory.
         memory=_decode_memory(config),
     )
-    dataset = dataset.map_batches(
+    return dataset.map_batches(
         actor,
         fn_constructor_args=(config, actors.threads),
         # With GPUs Ray Data insists on a number; no block has more rows than this.
@@ -182,9 +208,6 @@ def run_stages(work: pa.Table, config: PipelineConfig, actors: ActorSizing) -> I
             max_tasks_in_flight_per_actor=4,
         ),
     )
-    for bundle in dataset.iter_internal_ref_bundles():
-        for entry in bundle.blocks:
-            yield entry.ref, entry.metadata.num_rows
 
 
 def task_tables(work: pa.Table, batch_size: int) -> list[pa.Table]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from coloured import colour, colours_of, draw, numbered, png, read
 
 from bottleneck.cli import run_job
@@ -383,3 +384,14 @@ def test_conflicts_end_the_run_after_some_attempts(
     with pytest.raises(ConflictError):
         run(photos, table)
     assert FeaturesTable.open(table).snapshot().rows == 0
+
+
+def test_ray_data_is_as_before_for_whoever_uses_it_next(photos: Path, tmp_path: Path) -> None:
+    """The next dataset of the process was once stopped by the last run's callback."""
+    context = ray.data.DataContext.get_current()
+    names = ("enable_progress_bars", "target_max_block_size", "custom_execution_callback_classes")
+    before = {name: getattr(context, name) for name in names}
+    draw(photos, numbered(3))
+    run(photos, tmp_path / "table")
+    assert {name: getattr(context, name) for name in names} == before
+    assert ray.data.range(3).sum("id") == 3

@@ -75,7 +75,8 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def submit(address: str, *arguments: str) -> tuple[int, str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     command = [RAY, "job", "submit", f"--address={address}", "--working-dir=.", "--", *arguments]
-    for _ in range(10):
+    deadline = time.monotonic() + 180
+    while True:
         done = subprocess.run(
             command,
             cwd=ROOT,
@@ -86,7 +87,7 @@ def submit(address: str, *arguments: str) -> tuple[int, str]:
             check=False,
         )
         # A head answers before its agent is ready to take jobs.
-        if "No available agent" not in done.stderr:
+        if "No available agent" not in done.stderr or time.monotonic() > deadline:
             break
         time.sleep(3)
     return done.returncode, done.stdout + done.stderr
