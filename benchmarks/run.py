@@ -42,6 +42,7 @@ _BENCHMARKS = (
     _Benchmark("commit", "Committing", ("--files", "1000"), ("--large",)),
     _Benchmark("fetch", "Reading from S3", ("--images", "300")),
     _Benchmark("memory", "Memory", ("--rows", "10000", "30000")),
+    _Benchmark("heads", "Training a head", ("--repeat", "1")),
     _Benchmark("pipeline", "End to end", ("--repeat", "1"), ("--repeat", "5")),
 )
 

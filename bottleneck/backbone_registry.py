@@ -137,11 +137,22 @@ def canonical_name(name: str) -> str:
     )
 
 
+#: Of more names than this only some are told. All families are fewer.
+_MOST_NAMES = 60
+
+
 def nearest(name: str, names: Iterable[str], what: str) -> str:
-    """A phrase that offers the names most like ``name``, or all of them when none is like it."""
+    """A phrase that offers the names most like ``name``, or the names when none is like it.
+
+    Of very many the last are told: of a backbone's layers those that features are taken from.
+    """
     names = list(names)
     close = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
-    return f"nearest: {', '.join(close)}" if close else f"{what}: {', '.join(names)}"
+    if close:
+        return f"nearest: {', '.join(close)}"
+    if len(names) > _MOST_NAMES:
+        return f"the last of {len(names)} {what}: {', '.join(names[-12:])}"
+    return f"{what}: {', '.join(names)}"
 
 
 def _plain(name: str) -> str:

@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, fields
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, get_type_hints
 
 import tyro
 import yaml
@@ -209,10 +209,14 @@ def _require_kind(config_type: type[Any], name: str, value: Any) -> None:
 
 def _as_flags(config_type: type[Any], values: dict[str, Any]) -> list[str]:
     flags: list[str] = []
+    types = get_type_hints(config_type)
     for name, value in values.items():
         _require_kind(config_type, name, value)
         flag = flag_of(name)
-        if value is True:
+        if isinstance(value, bool) and types[name] == bool | None:
+            # A switch with a third state is given as a word.
+            flags.append(f"{flag}={value}")
+        elif value is True:
             flags.append(flag)
         elif value is False:
             flags.append(flag.replace("--", "--no-", 1))

@@ -10,7 +10,7 @@ import math
 import re
 from dataclasses import dataclass, fields
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from bottleneck.errors import ConfigError
 
@@ -140,6 +140,7 @@ class ExtractConfig:
             raise ConfigError(
                 "--images is missing; give a folder, an S3 prefix, a list file or tar files"
             )
+        require_choices(self)
         require_bounds(self)
         if self.image_size is not None:
             for side in self.image_size:
@@ -175,6 +176,23 @@ _LOWER_BOUNDS: tuple[tuple[str, float, str], ...] = (
     ("node_hour_price", 0, "per hour"),
     ("vacuum", 1, "days"),
 )
+
+
+def require_choices(config: Any) -> None:
+    """Refuses words that a flag does not know; the command line does so by itself.
+
+    Raises:
+        ConfigError: A field has a value that is none of its type's.
+    """
+    hints = get_type_hints(type(config))
+    for field in fields(config):
+        kinds = [hints[field.name], *get_args(hints[field.name])]
+        allowed = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+        value = getattr(config, field.name)
+        if allowed and value is not None and value not in allowed:
+            raise ConfigError(
+                f"{flag_of(field.name)} {value!r} is not allowed; give {', '.join(allowed)}"
+            )
 
 
 def require_bounds(config: Any) -> None:

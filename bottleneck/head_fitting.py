@@ -235,7 +235,7 @@ class HeadFitter:
                     tf.convert_to_tensor(self._weights[classes]),
                     tf.convert_to_tensor(places.astype(np.int32)),
                     tf.constant(count, tf.int32),
-                    tf.constant([config.seed * 8191 + epoch * 64, step], tf.int32),
+                    tf.constant([(config.seed * 8191 + epoch * 64) % 2**31, step], tf.int32),
                 )
                 self._update(added[2:])
                 loss += float(added[0])

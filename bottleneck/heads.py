@@ -64,7 +64,7 @@ def build_head(config: HeadConfig) -> Any:
     penalty = keras.regularizers.L2(config.l2) if config.l2 else None
 
     def dense(units: int, number: int, **options: Any) -> Any:
-        start = keras.initializers.GlorotUniform(seed=config.seed * 1000 + number)
+        start = keras.initializers.GlorotUniform(seed=(config.seed * 1000 + number) % 2**32)
         return layers.Dense(units, kernel_initializer=start, kernel_regularizer=penalty, **options)
 
     inputs = keras.Input(config.shape, dtype="float32", name="features")

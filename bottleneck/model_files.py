@@ -131,7 +131,7 @@ def read_manifest(uri: str) -> ModelManifest:
             files={name: FileRecord(**record) for name, record in values["files"].items()},
             facts={name: value for name, value in values.items() if name not in known},
         )
-    except (KeyError, TypeError, AttributeError) as e:
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise ModelError(f"{redact_uri(place)} is incomplete: {e}; train the model again") from e
 
 

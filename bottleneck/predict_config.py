@@ -11,6 +11,7 @@ from bottleneck.config import (
     failure_limit,
     require_at_least,
     require_bounds,
+    require_choices,
 )
 from bottleneck.errors import ConfigError
 from bottleneck.train_config import parse_time
@@ -106,6 +107,7 @@ class PredictConfig:
             )
         if self.node_hour_price is not None and not self.dry_run:
             raise ConfigError("--node-hour-price only matters to --dry-run; add it or drop this")
+        require_choices(self)
         require_bounds(self)
         require_at_least("top", self.top, 1, "labels")
         require_at_least("version", self.version, 0, "(a version)")

@@ -96,8 +96,8 @@ def select_rows(snapshot: Snapshot, config: TrainConfig) -> LabelledRows:
     )
     if not result.counts("train").any():
         raise ConfigError(
-            f"no row of {where} is in the train split; look at the table's `split` column, "
-            "or draw the splits with --split hash"
+            f"no row of {where} is in the train split; look at the `split` column of the table "
+            "or of --split-list, or draw the splits of more rows with --split hash"
         )
     return result
 
@@ -185,6 +185,11 @@ def _drawn(rows: pl.DataFrame, validation: float, test: float, seed: int) -> pl.
     for, up to the chance of the draw; drawing exact shares would move images between splits when
     others are added.
     """
+    if validation + test >= 1:
+        raise ConfigError(
+            f"--validation-fraction {validation:g} and --test-fraction {test:g} (0.2 when not "
+            "given) leave nothing to train on; their sum must be below 1"
+        )
     sides = side_of(rows["image"].to_list(), seed)
     split = np.where(sides < test, "test", np.where(sides < test + validation, SPLITS[1], "train"))
     return rows.with_columns(split=pl.Series("split", split, dtype=pl.String))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from bottleneck.config import flag_of, require_at_least, worker_range
+from bottleneck.config import flag_of, require_at_least, require_choices, worker_range
 from bottleneck.errors import ConfigError
 
 Recipe = Literal["none", "keras-blog", "vgg16-mlp"]
@@ -175,6 +175,7 @@ class TrainConfig:
             raise ConfigError("--resume goes on with a run, --overwrite starts anew; give one")
         if self.split_list is not None and self.split != "auto":
             raise ConfigError("--split-list and --split both say where splits are from; give one")
+        require_choices(self)
         for name, lowest, unit in _LOWER_BOUNDS:
             require_at_least(name, getattr(self, name), lowest, unit)
         for name in ("validation_fraction", "test_fraction", "dropout"):
@@ -199,6 +200,8 @@ class TrainConfig:
     def settled(self) -> TrainConfig:
         """This configuration, with the recipe's values and the defaults where no flag was given."""
         values = DEFAULTS | RECIPES[self.recipe]
+        if self.head == "linear":
+            values["hidden"] = ()
         return replace(
             self, **{name: value for name, value in values.items() if getattr(self, name) is None}
         )
@@ -220,6 +223,7 @@ _LOWER_BOUNDS: tuple[tuple[str, float, str], ...] = (
     ("cpus_per_worker", 1, "CPUs"),
     ("memory_gb", 0.001, "gigabytes"),
     ("max_worker_failures", 0, "times"),
+    ("seed", 0, "(a whole number)"),
 )
 
 

@@ -91,6 +91,14 @@ def test_fetch(tmp_path: Path) -> None:
     ]
 
 
+def test_heads(tmp_path: Path) -> None:
+    stored = bench("heads", tmp_path)
+    (table,) = stored["tables"]
+    assert [row["contestant"] for row in table["rows"]] == ["keras", "ours", "ours, windows"]
+    assert [row["held_as"] for row in table["rows"]] == ["float32", "float32", "float16"]
+    assert all(row["rows_per_s"] > 0 for row in table["rows"])
+
+
 @pytest.fixture
 def cluster_flag(ray_session: None) -> str:
     """Has jobs use the session's Ray: starting one for each would take most of the time."""
@@ -130,7 +138,8 @@ def test_run_prints_all_tables_and_reports_failures(tmp_path: Path) -> None:
     done = run("--only", "speed")
     assert done.returncode == 2
     assert done.stderr == (
-        "error: no benchmark 'speed'; there are decode, encoding, commit, fetch, memory, pipeline\n"
+        "error: no benchmark 'speed'; there are decode, encoding, commit, fetch, memory, heads, "
+        "pipeline\n"
     )
 
 

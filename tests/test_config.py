@@ -496,3 +496,17 @@ def test_messages_do_not_depend_on_the_width_of_the_terminal(
         f"Error parsing --batch-size: invalid literal for int() with base 10: '{'x' * 160}'; "
         "see --help"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("resize", "stretch", "--resize 'stretch' is not allowed; give squash, crop, pad"),
+        ("decode", "quick", "--decode 'quick' is not allowed; give fast, exact"),
+        ("layout", "deep", "--layout 'deep' is not allowed; give auto, flat, label, split-label"),
+    ],
+)
+def test_unknown_words_are_refused_in_python_too(name: str, value: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ExtractConfig(images="i", features="f", **{name: value})
+    assert str(caught.value) == said

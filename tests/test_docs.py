@@ -15,11 +15,14 @@ import pytest
 
 from bottleneck.config import ExtractConfig, field_names, flag_of
 from bottleneck.features import FeaturesTable
+from bottleneck.predict_config import PredictConfig
 from bottleneck.shards import SCHEMA, features_array, write_shard
 from bottleneck.spec import FeatureSpec
+from bottleneck.status_config import StatusConfig
+from bottleneck.train_config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ("README.md", "docs/features-table.md")
+DOCUMENTS = ("README.md", "docs/features-table.md", "docs/cluster.md")
 LENGTH = 7 * 7 * 512
 
 _BLOCK = re.compile(
@@ -224,18 +227,30 @@ def test_plain_parquet_counts_orphans_as_documented(folder: Path) -> None:
     assert pq.read_table(folder / "photo-features", columns=["status"]).num_rows == 40
 
 
+CONFIGS = {
+    "extract": ExtractConfig,
+    "train": TrainConfig,
+    "predict": PredictConfig,
+    "status": StatusConfig,
+}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_flags_exist(document: str) -> None:
-    known = {flag_of(name) for name in field_names(ExtractConfig)} | {"--config", "--help"}
-    text = (ROOT / document).read_text()
-    commands = re.findall(r"jobs/extract\.py((?:[^\n`]|\\\n)*)", text)
-    named = set(re.findall(r"`(--[a-z][a-z0-9-]+)", text))
-    used = {
-        flag for command in commands for flag in re.findall(r"(?<!\S)--[a-z][a-z0-9-]+", command)
+    known = {
+        job: {flag_of(name) for name in field_names(config)} | {"--config", "--help"}
+        for job, config in CONFIGS.items()
     }
-    others = {"--working-dir"}  # of ray job submit
+    text = (ROOT / document).read_text()
+    commands = re.findall(r"jobs/(\w+)\.py((?:[^\n`#]|\\\n)*)", text)
     assert commands
-    assert (used | named) - known - others == set()
+    for job, arguments in commands:
+        used = set(re.findall(r"(?<!\S)--[a-z][a-z0-9-]+", arguments))
+        assert used <= known[job], f"of jobs/{job}.py: {used - known[job]}"
+    named = set(re.findall(r"`(--[a-z][a-z0-9-]+)", text))
+    # Of ray job submit, and of kubectl.
+    others = {"--working-dir", "--address", "--object-store-memory"}
+    assert named - set().union(*known.values()) - others == set()
 
 
 @pytest.mark.parametrize("document", [*DOCUMENTS, "CHANGELOG.md"])
