@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import shutil
 import sys
 import tempfile
@@ -40,6 +39,7 @@ from bottleneck.splits import SPLITS, LabelledRows, select_rows
 from bottleneck.storage import exists, join_uri, normalize_uri, read_bytes, redact_uri, write_bytes
 from bottleneck.train_config import TrainConfig, as_flags, given_weights
 from bottleneck.train_summary import TrainSummary
+from bottleneck.training_cluster import TensorflowCluster
 from bottleneck.training_rows import FeatureRows, window_rows
 from bottleneck.training_worker import (
     EpochLog,
@@ -363,10 +363,8 @@ class _Training:
         Returns:
             The last checkpoint's arrays.
         """
-        # Ray imports TensorFlow with its trainer, whose start-up notes say nothing of the run.
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         import ray.train
-        from ray.train.tensorflow import TensorflowTrainer
+        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
         log = EpochLog.remote()  # type: ignore[attr-defined]
         filesystem, root = filesystem_of(self._model_uri)
@@ -379,9 +377,10 @@ class _Training:
         )
         for name in ("ray.train", "ray"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        trainer = TensorflowTrainer(
+        trainer = DataParallelTrainer(
             train_worker,
             train_loop_config={"config": settings},
+            backend_config=TensorflowCluster(),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=self._workers.number,  # type: ignore[arg-type]
                 use_gpu=self._workers.gpus > 0,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -122,8 +121,6 @@ def _train(config: WorkerConfig) -> None:
 
 def prepare_tensorflow(threads: int) -> None:
     """Sets TensorFlow up in a worker, before its first operation."""
-    # Ray Train asks for the older Keras, which this project does not use.
-    os.environ.pop("TF_USE_LEGACY_KERAS", None)
     import tensorflow as tf
 
     for gpu in tf.config.list_physical_devices("GPU"):
