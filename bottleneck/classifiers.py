@@ -130,7 +130,8 @@ def imagenet_labels() -> tuple[str, ...]:
     """Returns the readable names of ImageNet's 1,000 classes, in order; repeated ones numbered.
 
     Raises:
-        BackboneError: The list cannot be downloaded; the message says where to put it.
+        BackboneError: The list cannot be downloaded; the message says where to put it. Or the
+            file that is there is another.
     """
     import keras
     from keras.src.applications import imagenet_utils
@@ -138,16 +139,26 @@ def imagenet_labels() -> tuple[str, ...]:
     place = keras_models_dir() / _CLASS_INDEX
     try:
         if not place.is_file():
-            keras.utils.get_file(
-                _CLASS_INDEX, imagenet_utils.CLASS_INDEX_PATH, cache_subdir="models"
+            # Elsewhere when Keras may not write there.
+            place = Path(
+                keras.utils.get_file(
+                    _CLASS_INDEX, imagenet_utils.CLASS_INDEX_PATH, cache_subdir="models"
+                )
             )
-        index = json.loads(place.read_text())
+        text = place.read_text()
     except Exception as e:  # what a download raises is the network's affair
         raise BackboneError(
             f"cannot download the names of ImageNet's classes ({type(e).__name__}); "
             f"put {_CLASS_INDEX} into {place.parent}"
         ) from e
-    names = [str(index[str(number)][1]) for number in range(len(index))]
+    try:
+        index = json.loads(text)
+        names = [str(index[str(number)][1]) for number in range(len(index))]
+    except (ValueError, LookupError, TypeError) as e:
+        raise BackboneError(
+            f"{place} is not Keras's list of ImageNet's classes ({type(e).__name__}); "
+            "remove it to have it downloaded again"
+        ) from e
     # Two classes are called "maillot" and two "crane".
     seen: dict[str, int] = {}
     labels = []

@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 import numpy as np
+from small_tables import feature_rows
 
 from bottleneck.features import FeaturesTable
 from bottleneck.head_fitting import FitConfig, HeadFitter
@@ -32,8 +33,6 @@ def classes_of(count: int) -> Any:
 
 def fit_case(uri: str, case: str, rank: int, world: int) -> list[dict[str, float]]:
     """Fits a head with everything that might depend on the number of workers."""
-    from small_tables import feature_rows
-
     count, size = CASES[case]
     snapshot = FeaturesTable.open(uri).snapshot()
     numbers = np.arange(600)
