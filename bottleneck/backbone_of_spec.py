@@ -21,6 +21,8 @@ def backbone_of(spec: FeatureSpec, weights: str | None = None) -> BackboneConfig
     """
     drawn = re.match(r"random:(\d+) ", spec.weights)
     if spec.backbone == CHANNEL_MEANS:
+        if weights is not None:
+            raise BackboneError(f"{CHANNEL_MEANS} has no weights; drop --weights {weights}")
         return BackboneConfig(
             spec.backbone,
             image_size=spec.image_size,

@@ -36,7 +36,14 @@ from bottleneck.interruption import InterruptedRunError, Interruption
 from bottleneck.metrics import Evaluation, evaluate
 from bottleneck.model_files import FileRecord, ModelManifest
 from bottleneck.splits import SPLITS, LabelledRows, select_rows
-from bottleneck.storage import exists, join_uri, normalize_uri, read_bytes, redact_uri, write_bytes
+from bottleneck.storage import (
+    exists,
+    join_uri,
+    normalize_uri,
+    read_bytes,
+    redact_uri,
+    write_bytes,
+)
 from bottleneck.train_config import TrainConfig, as_flags, given_weights
 from bottleneck.train_summary import TrainSummary
 from bottleneck.training_cluster import TensorflowCluster
