@@ -64,7 +64,7 @@ class Settings(CommonSettings):
     batch_sizes: tuple[int, ...] = (32, 256)
     epochs: int = 3
     repeat: int = 3
-    memory_gb: float = 0.15
+    memory_gb: float = 0.2
     contestant: str = ""
     table: str = ""
 

@@ -34,6 +34,10 @@ DTYPES: dict[str, Any] = {
 #: A window is dealt from at least this many chunks, so that each epoch mixes other rows.
 _CHUNKS_A_WINDOW = 8
 
+#: Windows in memory: one that is worked on, the next that is being read, and one that holds all
+#: validation rows and stays.
+_WINDOWS_HELD = 3
+
 #: Rows converted at a time when all values of a split are summed up.
 _SUM_ROWS = 512
 
@@ -303,10 +307,9 @@ def window_rows(length: int, storage: str, memory_bytes: float, workers: int, to
     fit = int(memory_bytes * workers // (length * DTYPES[storage].itemsize))
     if fit >= total:
         return total
-    # The next window is read while one is worked on.
-    rows = fit // 2
+    rows = fit // _WINDOWS_HELD
     if rows < row_group_rows(length):
-        needed = 2 * row_group_rows(length) * length * DTYPES[storage].itemsize / workers
+        needed = _WINDOWS_HELD * row_group_rows(length) * length * DTYPES[storage].itemsize / workers
         raise ConfigError(
             f"--memory-gb {memory_bytes / 1e9:g} holds {fit:,} rows of {length:,} values; "
             f"give {math.ceil(needed / 1e6) / 1e3:g} or more"

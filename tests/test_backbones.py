@@ -13,10 +13,10 @@ import pytest
 
 from bottleneck.backbone_registry import BACKBONES, FAMILIES, BackboneConfig, canonical_name
 from bottleneck.backbones import Backbone
-from bottleneck.errors import BackboneError
+from bottleneck.errors import BackboneError, SpecMismatchError
 from bottleneck.keras_models import _preprocessed, build_model
 from bottleneck.precision import Hardware, cpu_flags, resolve_precision
-from bottleneck.spec import FeatureSpec
+from bottleneck.spec import FeatureSpec, require_equal
 from bottleneck.weight_loading import layer_names
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -552,3 +552,32 @@ def test_alpha_means_one_when_left_out():
 def test_batch_size_and_threads_are_checked():
     with pytest.raises(BackboneError, match=r"batch_size must be at least 1 .* got 0 and 0"):
         Backbone(BackboneConfig("channel-means"), batch_size=0)
+
+
+def test_resnet50_features_of_rescaled_pixels_do_not_mix_with_its_own():
+    """The case of the Keras issue: ResNet50 fed pixels/255 trains badly and nothing says why."""
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (4, 32, 32, 3), np.uint8)
+    specs, features = {}, {}
+    for preprocessing in ("own", "rescale"):
+        backbone = Backbone.of(
+            "resnet50",
+            weights="random:0",
+            image_size=(32, 32),
+            pooling="avg",
+            preprocessing=preprocessing,
+            batch_size=4,
+        )
+        specs[preprocessing] = backbone.spec(
+            resize="squash", interpolation="bilinear", decode="exact"
+        )
+        features[preprocessing] = backbone(images)
+    assert specs["own"].differences(specs["rescale"]) == [("preprocessing", "own", "rescale")]
+    assert np.abs(features["own"] - features["rescale"]).max() > 0.1
+    with pytest.raises(SpecMismatchError) as caught:
+        require_equal(specs["rescale"], specs["own"], "s3://lake/features")
+    assert str(caught.value) == (
+        "the features table s3://lake/features was made with another feature specification "
+        "(preprocessing: rescale in this run, own in the table); give this run the table's "
+        "settings, or write to a new --features URI"
+    )
