@@ -24,9 +24,10 @@ import pyarrow as pa
 import tyro
 from results import CommonSettings, Result
 
-from bottleneck.features import FeaturesTable, Snapshot, filesystem_of
+from bottleneck.features import FeaturesTable, Snapshot
 from bottleneck.shards import SCHEMA, features_array, write_shard
 from bottleneck.spec import FeatureSpec
+from bottleneck.table_location import filesystem_of
 
 _SPEC = FeatureSpec(
     backbone="vgg16",

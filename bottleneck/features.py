@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -32,7 +31,15 @@ from bottleneck.errors import ConflictError, TableError
 from bottleneck.schemas import FEATURES, RowFormat
 from bottleneck.shards import Shard
 from bottleneck.spec import FeatureSpec
-from bottleneck.storage import is_local, local_path, redact_uri, split_object_uri
+from bottleneck.storage import is_local, redact_uri
+from bottleneck.table_location import (
+    delta_uri,
+    filesystem_of,
+    require_free,
+    require_readable_name,
+    table_exists,
+    unreachable,
+)
 
 #: Name under which commits are counted in the Delta log (a Delta ``txn`` action).
 APP_ID = "bottleneck-features"
@@ -136,15 +143,15 @@ class FeaturesTable:
             TableError: The place cannot be read or holds something else.
         """
         try:
-            _require_readable_name(uri)
-            delta = DeltaTable(_delta_uri(uri))
+            require_readable_name(uri)
+            delta = DeltaTable(delta_uri(uri))
         except TableNotFoundError:
-            _require_free(uri)
+            require_free(uri)
             return None
         except (DeltaError, OSError, ValueError) as e:
             if is_local(uri) and Path(uri).is_file():
                 raise TableError(f"{uri} is a file; a features table needs a folder") from e
-            raise TableError(_unreachable(uri, e)) from e
+            raise TableError(unreachable(uri, e)) from e
         table = cls(uri, delta)
         table.snapshot()
         return table
@@ -160,7 +167,7 @@ class FeaturesTable:
         creation = uuid.uuid4().hex
         try:
             delta = DeltaTable.create(
-                _delta_uri(uri),
+                delta_uri(uri),
                 cls.schema,
                 configuration={**_PROPERTIES, **spec.to_properties(), CREATION_KEY: creation},
                 # A retry would land on top of the other's table and change its specification.
@@ -168,13 +175,13 @@ class FeaturesTable:
                 raise_if_key_not_exists=False,
             )
             # Of two that create it at once delta-rs lets both believe that they did.
-            first = DeltaTable(_delta_uri(uri), version=0).metadata().configuration
+            first = DeltaTable(delta_uri(uri), version=0).metadata().configuration
         except (DeltaError, OSError, ValueError) as e:
-            if _exists(uri):
+            if table_exists(uri):
                 raise ConflictError(
                     f"another run created {redact_uri(uri)} at the same moment; run again"
                 ) from e
-            raise TableError(_unreachable(uri, e)) from e
+            raise TableError(unreachable(uri, e)) from e
         if first.get(CREATION_KEY) != creation:
             raise ConflictError(
                 f"another run created {redact_uri(uri)} at the same moment; run again"
@@ -186,7 +193,7 @@ class FeaturesTable:
         try:
             self._delta.update_incremental()
         except (DeltaError, OSError) as e:
-            raise TableError(_unreachable(self.uri, e)) from e
+            raise TableError(unreachable(self.uri, e)) from e
 
     def snapshot(self, *, version: int | None = None, as_of: datetime | None = None) -> Snapshot:
         """Returns the table at its newest version, or as it was.
@@ -224,7 +231,7 @@ class FeaturesTable:
             f"{self._delta.version()}, and the oldest ones may have been cleaned up"
         )
         try:
-            delta = DeltaTable(_delta_uri(self.uri))
+            delta = DeltaTable(delta_uri(self.uri))
             delta.load_as_version(wanted)  # type: ignore[arg-type]
             created_ms = delta.metadata().created_time or 0
             if isinstance(wanted, datetime) and wanted.timestamp() * 1000 < created_ms:
@@ -276,7 +283,7 @@ class FeaturesTable:
                 if self._landed(commit_id):
                     break
                 if attempt + 1 == _COMMIT_ATTEMPTS:
-                    raise TableError(_unreachable(self.uri, e)) from e
+                    raise TableError(unreachable(self.uri, e)) from e
                 time.sleep(0.5 * 2**attempt)
             else:
                 break
@@ -345,7 +352,7 @@ class FeaturesTable:
                 return any(entry.get(COMMIT_KEY) == commit_id for entry in self._delta.history(20))
             except (DeltaError, OSError) as e:
                 if attempt + 1 == _COMMIT_ATTEMPTS:
-                    raise TableError(_unreachable(self.uri, e)) from e
+                    raise TableError(unreachable(self.uri, e)) from e
                 time.sleep(0.5 * 2**attempt)
         raise AssertionError("unreachable")
 
@@ -372,7 +379,7 @@ class FeaturesTable:
                 )
             )
         except (DeltaError, OSError) as e:
-            raise TableError(_unreachable(self.uri, e)) from e
+            raise TableError(unreachable(self.uri, e)) from e
 
     def commits(self, limit: int | None = None) -> list[CommitRecord]:
         """Returns this package's commits that the log still knows, newest first."""
@@ -425,7 +432,7 @@ def _require_written(table_uri: str, shards: Sequence[Shard]) -> None:
     try:
         infos = filesystem.get_file_info([f"{root}/{shard.path}" for shard in shards])
     except OSError as e:
-        raise TableError(_unreachable(table_uri, e)) from e
+        raise TableError(unreachable(table_uri, e)) from e
     for info, shard in zip(infos, shards, strict=True):
         if info.type != pafs.FileType.File or info.size != shard.bytes:
             found = f"{info.size} bytes" if info.type == pafs.FileType.File else "nothing"
@@ -433,75 +440,3 @@ def _require_written(table_uri: str, shards: Sequence[Shard]) -> None:
                 f"shard {shard.path} of {redact_uri(table_uri)} should have {shard.bytes} bytes "
                 f"but storage has {found}; it was not committed, run again"
             )
-
-
-def filesystem_of(uri: str) -> tuple[Any, str]:
-    """Returns the pyarrow file system of a table and the table's path in it."""
-    if is_local(uri):
-        return pafs.LocalFileSystem(), str(local_path(uri))
-    # Keys may hold characters that a URI may not: only the bucket goes through the parser.
-    root, key = split_object_uri(uri)
-    try:
-        filesystem, path = pafs.FileSystem.from_uri(root)
-    except (OSError, ValueError, pa.ArrowException) as e:
-        raise TableError(
-            f"{redact_uri(uri)} is not an address that a table can have ({_one_line(e)}); "
-            "allowed: a local folder, s3://, gs:// or abfs://"
-        ) from e
-    return filesystem, f"{path.rstrip('/')}/{key}".rstrip("/")
-
-
-def _delta_uri(uri: str) -> str:
-    """The table's address as delta-rs reads it, which takes ``%20`` in a path for a space."""
-    return Path(local_path(uri)).as_uri() if is_local(uri) else uri
-
-
-def _require_readable_name(uri: str) -> None:
-    """delta-rs takes ``%20`` in a local path for a space and loses the table it creates."""
-    escape = re.search(r"%[0-9A-Fa-f]{2}", uri) if is_local(uri) else None
-    if escape:
-        raise TableError(
-            f"{uri} holds {escape[0]}, which Delta takes for another character; "
-            "choose a folder without it for the features table"
-        )
-
-
-def _exists(uri: str) -> bool:
-    try:
-        return DeltaTable.is_deltatable(_delta_uri(uri))
-    except (DeltaError, OSError, ValueError):
-        return False
-
-
-def _require_free(uri: str) -> None:
-    filesystem, root = filesystem_of(uri)
-    try:
-        info = filesystem.get_file_info(root)
-        if info.type == pafs.FileType.NotFound:
-            return
-        if info.type == pafs.FileType.File:
-            raise TableError(f"{redact_uri(uri)} is a file; a features table needs a folder")
-        held = filesystem.get_file_info(pafs.FileSelector(root, recursive=False))
-    except OSError as e:
-        raise TableError(_unreachable(uri, e)) from e
-    names = sorted(info.base_name for info in held)
-    # Shards without a log are what a run leaves that was killed before its first commit.
-    if any(not (name.startswith("shard-") or name == "_delta_log") for name in names):
-        raise TableError(
-            f"{redact_uri(uri)} holds other things ({', '.join(names[:3])}, …) and no features "
-            "table; give --features an empty or new folder"
-        )
-
-
-def _unreachable(uri: str, error: Exception) -> str:
-    return (
-        f"cannot use the features table at {redact_uri(uri)}: {_one_line(error)}; "
-        "check the address, the credentials and that the place may be written"
-    )
-
-
-def _one_line(error: BaseException) -> str:
-    """The whole message, whose cause delta-rs puts on later lines, on one."""
-    text = redact_uri(" ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split()))
-    # What happened stands at the beginning, why at the end.
-    return f"{text[:200]} … {text[-300:]}" if len(text) > 550 else text or type(error).__name__

@@ -15,7 +15,8 @@ import polars as pl
 import pyarrow as pa
 
 from bottleneck import shards
-from bottleneck.features import Snapshot, filesystem_of
+from bottleneck.features import Snapshot
+from bottleneck.table_location import filesystem_of
 
 #: What workers are given of an image, in the order of the work: `row` is its place in the plan,
 #: `old_shard` the number (in the snapshot) of the shard that holds the row it replaces.

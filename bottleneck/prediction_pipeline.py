@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bottleneck.classifiers import LocatedModel, load_classifier, load_head, top_labels
-from bottleneck.features import filesystem_of
 from bottleneck.pipeline import (
     PipelineConfig,
     fetch_and_decode,
@@ -22,6 +21,7 @@ from bottleneck.pipeline import (
 )
 from bottleneck.schemas import FIELDS, IDENTITY
 from bottleneck.shards import conform, to_numpy
+from bottleneck.table_location import filesystem_of
 
 
 @dataclass(frozen=True)

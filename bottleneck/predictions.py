@@ -17,10 +17,11 @@ import pyarrow as pa
 
 from bottleneck import shards
 from bottleneck.classifiers import PredictionSpec
-from bottleneck.features import FeaturesTable, Snapshot, filesystem_of
+from bottleneck.features import FeaturesTable, Snapshot
 from bottleneck.metrics import Evaluation, evaluate
 from bottleneck.schemas import PREDICTIONS
 from bottleneck.spec import FeatureSpec
+from bottleneck.table_location import filesystem_of
 
 _COLUMNS = ("image", "label", "status", "predicted", "probability")
 

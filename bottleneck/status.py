@@ -18,12 +18,13 @@ from typing import Any
 import pyarrow.compute as pc
 
 from bottleneck.errors import TableError
-from bottleneck.features import CommitRecord, FeaturesTable, Snapshot, filesystem_of
+from bottleneck.features import CommitRecord, FeaturesTable, Snapshot
 from bottleneck.formatting import format_bytes
 from bottleneck.shards import read_columns
 from bottleneck.spec import PREFIX
 from bottleneck.status_config import StatusConfig
 from bottleneck.storage import normalize_uri, redact_uri
+from bottleneck.table_location import filesystem_of
 
 #: Versions whose size is looked up, beside the last one of each run: what a picture can show.
 _GROWTH_POINTS = 60

@@ -21,13 +21,13 @@ import ray
 
 from bottleneck.backbones import Backbone, BackboneConfig
 from bottleneck.errors import BottleneckError, RunFailedError
-from bottleneck.features import filesystem_of
 from bottleneck.pipeline import COST_SCHEMA, PipelineConfig, committable, requests_of
 from bottleneck.precision import detect_hardware, resolve_precision
 from bottleneck.schemas import RowFormat
 from bottleneck.shards import Shard, merge_shards, ordered_runs, write_shard
 from bottleneck.spec import FeatureSpec
 from bottleneck.storage import Fetcher, redact_uri
+from bottleneck.table_location import filesystem_of
 
 T = TypeVar("T")
 

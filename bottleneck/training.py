@@ -11,12 +11,10 @@ import logging
 import math
 import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +22,17 @@ import numpy as np
 import pyarrow.fs as pafs
 import ray
 
-from bottleneck import cluster, model_files, plots, report, tasks
+from bottleneck import cluster, model_files, tasks
 from bottleneck.backbone_of_spec import backbone_of, require_same_weights
 from bottleneck.backbone_registry import BackboneConfig
 from bottleneck.config import worker_range
 from bottleneck.errors import ConfigError, ModelError, RunFailedError
-from bottleneck.features import FeaturesTable, Snapshot, filesystem_of
+from bottleneck.features import FeaturesTable, Snapshot
 from bottleneck.head_fitting import FitConfig
 from bottleneck.heads import HeadConfig
 from bottleneck.interruption import InterruptedRunError, Interruption
 from bottleneck.metrics import Evaluation, evaluate
-from bottleneck.model_files import FileRecord, ModelManifest
+from bottleneck.model_writing import write_model
 from bottleneck.splits import SPLITS, LabelledRows, select_rows
 from bottleneck.storage import (
     exists,
@@ -44,7 +42,8 @@ from bottleneck.storage import (
     redact_uri,
     write_bytes,
 )
-from bottleneck.train_config import TrainConfig, as_flags, given_weights
+from bottleneck.table_location import filesystem_of
+from bottleneck.train_config import TrainConfig, given_weights
 from bottleneck.train_summary import TrainSummary
 from bottleneck.training_cluster import TensorflowCluster
 from bottleneck.training_rows import FeatureRows, window_rows
@@ -55,7 +54,6 @@ from bottleneck.training_worker import (
     judge_rows,
     load_state,
     train_worker,
-    write_models,
 )
 
 _log = logging.getLogger(__name__)
@@ -117,7 +115,7 @@ def train(config: TrainConfig) -> TrainSummary:
         summary.history, summary.best_epoch = progress["history"], progress["best_epoch"]
         summary.epochs, summary.storage = len(summary.history), storage
         summary.evaluated_on, summary.evaluation = run.judge(weights)
-        _write_model(config, model_uri, snapshot, fit, weights, backbone, summary)
+        write_model(config, model_uri, snapshot, fit, weights, backbone, summary)
         _discard(model_uri)
     summary.seconds = time.monotonic() - began
     return summary
@@ -478,106 +476,3 @@ def _failure(error: BaseException) -> RunFailedError:
         f"the training failed: {type(first).__name__}: {lines[-1][:300] if lines else ''}; "
         "finished epochs are kept, go on with --resume"
     )
-
-
-def _write_model(
-    config: TrainConfig,
-    uri: str,
-    snapshot: Snapshot,
-    fit: FitConfig,
-    weights: list[Any],
-    backbone: BackboneConfig,
-    summary: TrainSummary,
-) -> None:
-    """Writes all files, the manifest last."""
-    model_files.withdraw_model(uri)
-    models = tasks.get_all([write_models.remote(uri, fit.head, weights, backbone)])[0]
-    files: dict[str, FileRecord] = dict(models)
-    evaluation = summary.evaluation
-    curves = plots.learning_curves(summary.history, best_epoch=summary.best_epoch)
-    confusion = reliability = None
-    if evaluation is not None:
-        confusion = plots.confusion_matrix(evaluation.labels, evaluation.confusion)
-        reliability = plots.reliability_diagram(evaluation)
-    versions = {name: version(name) for name in ("keras", "tensorflow-cpu", "ray", "numpy")}
-    page = report.training_report(
-        title="Head of " + fit_title(snapshot),
-        configuration=as_flags(config),
-        data={
-            "table": summary.features_uri,
-            "version": str(summary.version),
-            **{f"{name} rows": f"{count:,}" for name, count in summary.rows.items()},
-            **{f"left out, {name}": f"{count:,}" for name, count in summary.left_out.items()},
-        },
-        specification=snapshot.spec.to_properties(),
-        history=summary.history,
-        best_epoch=summary.best_epoch,
-        evaluation=evaluation,
-        evaluated_on=summary.evaluated_on,
-        learning_curves=curves,
-        confusion_matrix=confusion,
-        reliability_diagram=reliability,
-        versions=versions,
-    )
-    texts = {
-        model_files.LABELS: json.dumps(list(summary.labels), ensure_ascii=False, indent=2) + "\n",
-        "history.csv": _csv(summary.history),
-        "report.html": page,
-    }
-    pictures = {
-        "learning_curves.png": curves,
-        "confusion_matrix.png": confusion,
-        "reliability.png": reliability,
-        "tensorboard/events.out.tfevents.0.bottleneck": _tensorboard_events(summary.history),
-    }
-    for name, data in ({name: text.encode() for name, text in texts.items()} | pictures).items():
-        if data is not None:
-            files[name] = model_files.write_file(uri, name, data)
-    manifest = ModelManifest(
-        uri=uri,
-        spec=snapshot.spec,
-        labels=summary.labels,
-        binary=fit.head.binary,
-        files=files,
-        facts={
-            "table": {"uri": summary.features_uri, "version": summary.version},
-            "rows": summary.rows,
-            "configuration": as_flags(config),
-            "fit": asdict(fit),
-            "epochs": summary.epochs,
-            "best_epoch": summary.best_epoch,
-            "metrics": {
-                "on": summary.evaluated_on,
-                "values": None if evaluation is None else evaluation.to_json(),
-            },
-            "versions": versions,
-        },
-    )
-    model_files.finish_model(manifest)
-
-
-def fit_title(snapshot: Snapshot) -> str:
-    """Returns what a model is called in its report."""
-    table = redact_uri(snapshot.table_uri).rstrip("/").rpartition("/")[2]
-    return f"{snapshot.spec.backbone} on {table}"
-
-
-def _tensorboard_events(history: list[dict[str, float]]) -> bytes:
-    """Returns a TensorBoard event file of the epochs' losses and accuracies."""
-    from tensorboardX import SummaryWriter
-
-    with tempfile.TemporaryDirectory() as folder:
-        with SummaryWriter(folder) as writer:
-            for entry in history:
-                for name, value in entry.items():
-                    if name != "epoch":
-                        writer.add_scalar(f"epoch_{name}", value, int(entry["epoch"]))
-        (file,) = Path(folder).iterdir()
-        return file.read_bytes()
-
-
-def _csv(history: list[dict[str, float]]) -> str:
-    names = list(dict.fromkeys(name for entry in history for name in entry))
-    rows = [",".join(repr(entry[name]) if name in entry else "" for name in names)
-            for entry in history]  # fmt: skip
-    return "\n".join([",".join(names), *rows]) + "\n"

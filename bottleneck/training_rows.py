@@ -21,8 +21,9 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from bottleneck.errors import ConfigError
-from bottleneck.features import Snapshot, filesystem_of
+from bottleneck.features import Snapshot
 from bottleneck.shards import conform, row_group_rows, to_numpy
+from bottleneck.table_location import filesystem_of
 
 #: How features are held, by the name of ``--storage``.
 DTYPES: dict[str, Any] = {
@@ -309,7 +310,9 @@ def window_rows(length: int, storage: str, memory_bytes: float, workers: int, to
         return total
     rows = fit // _WINDOWS_HELD
     if rows < row_group_rows(length):
-        needed = _WINDOWS_HELD * row_group_rows(length) * length * DTYPES[storage].itemsize / workers
+        needed = (
+            _WINDOWS_HELD * row_group_rows(length) * length * DTYPES[storage].itemsize / workers
+        )
         raise ConfigError(
             f"--memory-gb {memory_bytes / 1e9:g} holds {fit:,} rows of {length:,} values; "
             f"give {math.ceil(needed / 1e6) / 1e3:g} or more"

@@ -15,9 +15,10 @@ import numpy.typing as npt
 import polars as pl
 from PIL import Image, ImageOps
 
-from bottleneck.features import FeaturesTable, Snapshot, filesystem_of
+from bottleneck.features import FeaturesTable, Snapshot
 from bottleneck.plan import read_identities
 from bottleneck.shards import read_row_groups, to_numpy
+from bottleneck.table_location import filesystem_of
 
 Features = npt.NDArray[np.float32]
 

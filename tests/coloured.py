@@ -15,7 +15,8 @@ import pyarrow as pa
 from PIL import Image
 
 from bottleneck import shards
-from bottleneck.features import FeaturesTable, Snapshot, filesystem_of
+from bottleneck.features import FeaturesTable, Snapshot
+from bottleneck.table_location import filesystem_of
 
 Colour = tuple[int, int, int]
 

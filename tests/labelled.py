@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 from coloured import Colour, draw
 
-from bottleneck.features import FeaturesTable, Snapshot, filesystem_of
+from bottleneck.features import FeaturesTable, Snapshot
 from bottleneck.shards import SCHEMA, features_array, write_shard
 from bottleneck.spec import FeatureSpec
+from bottleneck.table_location import filesystem_of
 
 #: What `--backbone channel-means --weights none` with images of 8 by 8 pixels would write.
 SPEC = FeatureSpec(

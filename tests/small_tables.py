@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from bottleneck.features import FeaturesTable, Snapshot, filesystem_of
+from bottleneck.features import FeaturesTable, Snapshot
 from bottleneck.shards import SCHEMA, Shard, features_array, read_columns, write_shard
 from bottleneck.spec import FeatureSpec
+from bottleneck.table_location import filesystem_of
 from bottleneck.training_rows import FeatureRows
 
 #: Too few, many and some: shards of a table are never of one size.

@@ -29,13 +29,14 @@ from bottleneck.classifiers import (
     top_labels,
 )
 from bottleneck.errors import BackboneError, ModelError, SpecMismatchError, TableError
-from bottleneck.features import FeaturesTable, Snapshot, filesystem_of
+from bottleneck.features import FeaturesTable, Snapshot
 from bottleneck.heads import HeadConfig, build_head, class_probabilities
 from bottleneck.model_files import ModelManifest, finish_model, keras_bytes, write_file
 from bottleneck.predictions import PredictionsTable, _spread, judge_predictions
 from bottleneck.schemas import PREDICTIONS
 from bottleneck.shards import write_shard
 from bottleneck.spec import FeatureSpec, require_equal
+from bottleneck.table_location import filesystem_of
 from bottleneck.weight_loading import set_random_weights
 from bottleneck.weights import file_sha256
 

@@ -25,9 +25,10 @@ from s3_server import S3Server, _Handler
 
 from bottleneck import shards
 from bottleneck.errors import ConflictError, TableError
-from bottleneck.features import FeaturesTable, Snapshot, filesystem_of
+from bottleneck.features import FeaturesTable, Snapshot
 from bottleneck.shards import SCHEMA, Shard
 from bottleneck.spec import FeatureSpec
+from bottleneck.table_location import filesystem_of
 
 SPEC = FeatureSpec(
     backbone="channel-means",

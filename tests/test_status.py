@@ -18,13 +18,14 @@ from PIL import Image
 
 from bottleneck.cli import parse
 from bottleneck.errors import ConfigError, TableError
-from bottleneck.features import FeaturesTable, filesystem_of
+from bottleneck.features import FeaturesTable
 from bottleneck.formatting import format_bytes
 from bottleneck.shards import SCHEMA, Shard, features_array, write_shard
 from bottleneck.spec import FeatureSpec
 from bottleneck.status import Run, Size, Status, table_status
 from bottleneck.status_config import StatusConfig
 from bottleneck.status_plots import draw, page
+from bottleneck.table_location import filesystem_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
