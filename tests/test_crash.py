@@ -20,7 +20,7 @@ from s3_server import S3Server
 from bottleneck.features import FeaturesTable
 
 ROOT = Path(__file__).resolve().parents[1]
-IMAGES = 120
+IMAGES = 200
 #: Large enough that decoding takes a while: the run is still under way when it is hit.
 SIZE = (1200, 1200)
 
