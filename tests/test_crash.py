@@ -19,6 +19,9 @@ from s3_server import S3Server
 
 from bottleneck.features import FeaturesTable
 
+# A run takes half a minute on an idle machine, several on a loaded one.
+pytestmark = pytest.mark.timeout(900)
+
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = 200
 #: Large enough that decoding takes a while: the run is still under way when it is hit.
@@ -204,7 +207,6 @@ def test_a_signal_commits_what_is_finished(
     assert colours_of(read(table)) == sorted(wanted.items())
 
 
-@pytest.mark.timeout(900)
 def test_two_runs_at_once_and_a_plain_re_run(
     drive: Callable[..., Driver], table: str, wanted: dict[str, Colour]
 ) -> None:

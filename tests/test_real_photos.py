@@ -22,7 +22,8 @@ from bottleneck.predictions import PredictionsTable
 from bottleneck.train_config import TrainConfig
 from bottleneck.training import train
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+# All photos, twice: minutes on a loaded machine.
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(900)]
 
 
 def mobilenet(shared: Path) -> dict[str, object]:

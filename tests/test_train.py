@@ -27,6 +27,9 @@ from bottleneck.train_config import TrainConfig
 from bottleneck.train_summary import TrainSummary
 from bottleneck.training import train
 
+# Ray Train starts several processes, each of which imports TensorFlow.
+pytestmark = pytest.mark.timeout(900)
+
 ROOT = Path(__file__).resolve().parents[1]
 
 FILES = {
