@@ -10,6 +10,7 @@ network with its 1,000 ImageNet classes.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -170,6 +171,8 @@ def imagenet_labels() -> tuple[str, ...]:
 
 def _imagenet_network(name: str, weights: str) -> tuple[Any, str]:
     """The application with its classifier, and the digest of its weights."""
+    # The driver calls this too, whose output should not begin with TensorFlow's start-up notes.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
 
     family = FAMILIES[name]
