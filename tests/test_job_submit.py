@@ -36,7 +36,9 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log = log_path.open("wb")
     head = subprocess.Popen(
         [RAY, "start", "--head", "--block", "--num-cpus=2", f"--port={free_port()}",
-         f"--dashboard-port={port}", "--include-dashboard=true", "--disable-usage-stats"],
+         f"--dashboard-port={port}", "--include-dashboard=true", "--disable-usage-stats",
+         # Its default is taken where another Ray runs: the head would then never take a job.
+         f"--dashboard-agent-listen-port={free_port()}"],
         stdout=log,
         stderr=subprocess.STDOUT,
         # As in an activated environment: jobs find `python` on the head's path.
@@ -75,7 +77,7 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def submit(address: str, *arguments: str) -> tuple[int, str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     command = [RAY, "job", "submit", f"--address={address}", "--working-dir=.", "--", *arguments]
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 120
     while True:
         done = subprocess.run(
             command,
