@@ -135,6 +135,11 @@ class Backbone:
             precision=self.precision,
         )
 
+    @property
+    def weights_bytes(self) -> int:
+        """Size of the weights in float32."""
+        return 0 if self.config.name == CHANNEL_MEANS else 4 * int(self.model.count_params())
+
     @cached_property
     def model(self) -> Any:
         """The Keras model: (N, height, width, 3) uint8 RGB → (N, ...shape) float32."""

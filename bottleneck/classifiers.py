@@ -66,6 +66,10 @@ class PredictionSpec(FeatureSpec):
         return {**super().parsed(values), "top": int(values["top"])}
 
 
+#: Weights of VGG16 with its dense layers; most others of keras.applications have less.
+_LARGE_NETWORK_BYTES = 553_000_000
+
+
 @dataclass(frozen=True)
 class LocatedModel:
     """A model that was found, before anything large is loaded.
@@ -85,6 +89,13 @@ class LocatedModel:
     digest: str
     manifest: ModelManifest | None
     weights: str = "imagenet"
+
+    @property
+    def weights_bytes(self) -> int:
+        """About the size of the whole network's weights."""
+        if self.manifest is None:
+            return _LARGE_NETWORK_BYTES
+        return max(record.bytes for record in self.manifest.files.values())
 
 
 def locate_model(uri: str, weights: str | None = None) -> LocatedModel:

@@ -57,7 +57,7 @@ def run_job(
 
     Returns:
         The exit code: 0; 1 when too many images failed or the run could not finish; 2 for
-        something the user can mend; 130 or 143 after SIGINT or SIGTERM. Errors are one line on
+        something the user can mend; 75 when another run is at work on the table; 130 or 143 after SIGINT or SIGTERM. Errors are one line on
         the standard error stream.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
@@ -235,6 +235,13 @@ def _one_line(printed: str) -> str:
     # The frame's first line is only its title.
     lines = [line.strip("│╰╯─ ") for line in plain.splitlines() if not line.startswith("╭")]
     text = " ".join(line for line in lines if line)
+    # A flag that may also be left out: the parser tells what became of trying each of its types.
+    text = re.sub(
+        r"no type matching \{None\}\|(\{[^}]*\}|\w+) could be instantiated from \[(.*?)\]\. "
+        r"Got errors: .*",
+        lambda found: f"{found[2]} is not allowed; give {found[1].strip('{}')}",
+        text,
+    )
     text = re.split(r"─* ?(?:Argument helptext|For full helptext)", text)[0].strip(" ─")
     return f"{text[:500]}; see --help"
 

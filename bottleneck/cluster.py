@@ -4,34 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 import yaml
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from bottleneck.config import actor_range
-from bottleneck.errors import ConfigError, RunFailedError
+from bottleneck.errors import RunFailedError
 
 _log = logging.getLogger(__name__)
 
 #: Starting a local Ray sometimes exceeds its own time limit on a loaded machine.
 _START_ATTEMPTS = 3
 
-#: More threads than this do not make a backbone proportionally faster; several actors do.
-_MAX_CPUS_PER_ACTOR = 8
-
 #: Label of a node that an autoscaler knows: its type in the cluster's configuration.
 _NODE_TYPE = "ray.io/node-group"
 _HEAD = "node:__internal_head__"
+
+#: ``AUTOSCALER_DRAIN_IDLE`` in Ray's ``NodeDeathInfo``: nothing was lost with the node.
+_DRAINED_IDLE = 4
 
 #: Where `ray up` leaves the cluster's configuration on the head node.
 _LAUNCHER_CONFIG = "~/ray_bootstrap_config.yaml"
@@ -111,25 +108,6 @@ def _silent_stderr() -> Iterator[None]:
         os.close(sink)
 
 
-@dataclass(frozen=True)
-class ActorSizing:
-    """How many backbone actors there may be and what each may use.
-
-    Attributes:
-        low: Number that is always kept.
-        high: Most that the load may scale up to.
-        gpus: GPUs of each, may be a fraction.
-        cpus: CPUs of each, as Ray counts them.
-        threads: Threads that each computes with; 0 leaves it to the Keras backend.
-    """
-
-    low: int
-    high: int
-    gpus: float
-    cpus: float
-    threads: int
-
-
 def nodes() -> list[Mapping[str, float]]:
     """Returns the resources of each node that is alive."""
     return [node["Resources"] for node in _alive()]
@@ -197,86 +175,25 @@ def node_ids() -> frozenset[str]:
     return frozenset(node["NodeID"] for node in _alive())
 
 
-def _alive() -> list[dict[str, Any]]:
+def lost_nodes(before: frozenset[str]) -> int:
+    """Returns how many of these nodes are gone, not counting those let go because they were idle.
+
+    Args:
+        before: What :func:`node_ids` returned.
+    """
+    idled = {node["NodeID"] for node in _known() if node.get("DeathReason") == _DRAINED_IDLE}
+    return len(before - node_ids() - idled)
+
+
+def _known() -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node for node in found if node["Alive"]]
+    return found
+
+
+def _alive() -> list[dict[str, Any]]:
+    return [node for node in _known() if node["Alive"]]
 
 
 def total(resource: str) -> float:
     """Returns how much of a resource all nodes have together."""
     return sum(node.get(resource, 0.0) for node in nodes())
-
-
-class Placement(Protocol):
-    """The flags that say what each actor gets, of whatever job; None leaves it to the cluster."""
-
-    @property
-    def actors(self) -> str | None:
-        """N or MIN:MAX, see :func:`actor_range`."""
-
-    @property
-    def gpus_per_actor(self) -> float | None:
-        """GPUs of an actor."""
-
-    @property
-    def cpus_per_actor(self) -> float | None:
-        """CPUs of an actor."""
-
-
-def size_actors(config: Placement, node_resources: Sequence[Mapping[str, float]]) -> ActorSizing:
-    """Decides how many actors of what size fit the cluster.
-
-    Args:
-        config: What the user asked for; the rest is derived.
-        node_resources: Resources of the cluster's nodes; never those of the submitting machine.
-
-    Raises:
-        ConfigError: An actor of the size asked for fits no node.
-    """
-    cluster_gpus = sum(node.get("GPU", 0) for node in node_resources)
-    gpus = config.gpus_per_actor
-    if gpus is None:
-        gpus = 1.0 if cluster_gpus else 0.0
-    cpu_counts = [node["CPU"] for node in node_resources if node.get("CPU", 0) >= 1]
-    cpus = config.cpus_per_actor
-    if cpus is None:
-        # On CPUs one is left for fetching and decoding, which feed the backbone.
-        cpus = 1.0 if gpus else _cpus_of_an_actor(min(cpu_counts, default=1))
-    fitting = [
-        node for node in node_resources if node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus
-    ]
-    if not fitting:
-        raise ConfigError(
-            f"no node has the {cpus:g} CPUs and {gpus:g} GPUs that each actor should have; "
-            f"nodes have {_describe(node_resources)}; lower --cpus-per-actor or --gpus-per-actor"
-        )
-    room = sum(_room(node, cpus, gpus) for node in fitting)
-    low, high = actor_range(config.actors) or (1, max(1, room))
-    # More actors than fit now would take the CPUs that feed them and wait for ever; up to `high`
-    # they come as nodes do.
-    low = min(low, max(1, room))
-    # Decoding leaves most of its CPU idle while the backbone is the slower side, so the backbone
-    # may use that one too (benchmarks/pipeline.py measures the gain).
-    smallest = min(node["CPU"] for node in fitting)
-    threads = 0 if gpus else max(1, min(int(smallest), math.floor(cpus) + 1))
-    return ActorSizing(low, high, gpus, cpus, threads)
-
-
-def _cpus_of_an_actor(node_cpus: float) -> float:
-    return float(min(_MAX_CPUS_PER_ACTOR, max(1, node_cpus - 1)))
-
-
-def _room(node: Mapping[str, float], cpus: float, gpus: float) -> int:
-    """Actors that fit a node beside decoding, for which one CPU stays free where there are more."""
-    by_cpus = max(1, _whole((node["CPU"] - 1) / cpus))
-    return min(by_cpus, _whole(node["GPU"] / gpus)) if gpus else by_cpus
-
-
-def _whole(quotient: float) -> int:
-    # 1 / 0.1 is ten, whatever binary fractions make of it.
-    return math.floor(quotient + 1e-9)
-
-
-def _describe(node_resources: Sequence[Mapping[str, float]]) -> str:
-    kinds = sorted({(node.get("CPU", 0), node.get("GPU", 0)) for node in node_resources})
-    return ", ".join(f"{cpus:g} CPUs and {gpus:g} GPUs" for cpus, gpus in kinds)

@@ -13,10 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from bottleneck.features import FeaturesTable, Snapshot
+from bottleneck.lease import Lease
 from bottleneck.plan import Identity, Plan
 from bottleneck.shards import Shard
 from bottleneck.summary import Summary, history_entry
-from bottleneck.tasks import Written, get_all, merge
+from bottleneck.tasks import Written, merge_all
 
 #: Old shards rewritten in one commit when nothing else bounds it.
 _REWRITES_A_COMMIT = 64
@@ -30,13 +31,20 @@ class Committer:
         snapshot: The version that the plan was made from.
         plan: What the run is to do.
         summary: Where commits, bytes and rows are counted.
+        lease: The run's, which every commit renews.
     """
 
     def __init__(
-        self, table: FeaturesTable, snapshot: Snapshot, plan: Plan, summary: Summary
+        self,
+        table: FeaturesTable,
+        snapshot: Snapshot,
+        plan: Plan,
+        summary: Summary,
+        lease: Lease,
     ) -> None:
         self.snapshot = snapshot
         self._table = table
+        self._lease = lease
         self._summary = summary
         self._images = plan.work["image"]
         old = plan.work["old_shard"].fill_null(-1)
@@ -56,6 +64,12 @@ class Committer:
         return len(self._pending)
 
     @property
+    def left(self) -> int:
+        """Number of planned images that are neither committed nor waiting for a commit."""
+        waiting = sum(len(written.rows) for written in self._pending)
+        return int((~self.done).sum()) - waiting
+
+    @property
     def seconds_since_commit(self) -> float:
         """Age of the newest commit, or of the run before its first."""
         return time.monotonic() - self._last_commit
@@ -64,8 +78,11 @@ class Committer:
         """Takes a shard that a worker wrote; it stays invisible until :meth:`commit`."""
         self._pending.append(written)
 
-    def commit(self) -> None:
+    def commit(self, *, last: bool = False) -> None:
         """Commits what was added, together with the removal of the rows it replaces.
+
+        Args:
+            last: Nothing is left after it, so that the lease ends with it.
 
         Raises:
             ConflictError: Another run committed first.
@@ -87,6 +104,7 @@ class Committer:
             drops,
             statuses=_add_up(written.statuses for written in pending),
             read_bytes=sum(written.read_bytes for written in pending),
+            last=last and not self._waiting() - drops.keys(),
         )
         self.done[rows] = True
         self._summary.computed += len(rows)
@@ -99,10 +117,15 @@ class Committer:
 
     def finish(self) -> None:
         """Commits the rest and drops or renames the rows that no new shard replaced."""
-        self.commit()
-        waiting = sorted({*self._drops, *self._replacements})
+        self.commit(last=True)
+        waiting = sorted(self._waiting())
         for start in range(0, len(waiting), _REWRITES_A_COMMIT):
-            self._apply([], {path: [] for path in waiting[start : start + _REWRITES_A_COMMIT]})
+            end = start + _REWRITES_A_COMMIT
+            self._apply([], {path: [] for path in waiting[start:end]}, last=end >= len(waiting))
+
+    def _waiting(self) -> set[str]:
+        """Shards with rows to drop or rename that no commit has rewritten yet."""
+        return {*self._drops, *self._replacements}
 
     def _apply(
         self,
@@ -111,6 +134,7 @@ class Committer:
         *,
         statuses: Mapping[str, int] | None = None,
         read_bytes: int = 0,
+        last: bool = False,
     ) -> None:
         began = time.perf_counter()
         removed: list[Shard] = []
@@ -125,19 +149,19 @@ class Committer:
             removed.append(shard)
             paths.append(path)
             rewrites.append(
-                merge.remote(
-                    self._table.uri,
-                    self._table.row_format(self.snapshot.spec),
-                    [shard.path],
-                    {shard.path: gone},
-                    {shard.path: replace},
-                )
+                {
+                    "shard_paths": [shard.path],
+                    "drop": {shard.path: gone},
+                    "replace": {shard.path: replace},
+                }
             )
-        rewritten: list[Shard | None] = get_all(rewrites)
+        rows = self._table.row_format(self.snapshot.spec)
+        rewritten = merge_all(self._table.uri, rows, rewrites)
         kept = [shard for shard in rewritten if shard is not None]
         rewrite_s = time.perf_counter() - began
         began = time.perf_counter()
         written = sum(shard.bytes for shard in [*add, *kept])
+        mark = self._lease.mark(last=last)
         self.snapshot = self._table.commit(
             base=self.snapshot,
             add=[*add, *kept],
@@ -151,7 +175,9 @@ class Committer:
                 bytes_written=written,
                 shards_rewritten=len(removed),
             ),
+            mark=mark,
         )
+        self._lease.wrote(mark)
         for path, shard in zip(paths, rewritten, strict=True):
             self._current[path] = shard
             self._drops.pop(path, None)

@@ -67,9 +67,10 @@ class ExtractConfig:
             given, from 1 to as many as the cluster has room for.
         gpus_per_actor: GPUs of an actor, may be a fraction; 0 runs on CPUs. When not given, 1 if
             the cluster has GPUs, else 0.
-        cpus_per_actor: CPUs of an actor. When not given, 1 with a GPU, else those of a node but
+        cpus_per_actor: CPUs of an actor. When not given, 0 with a GPU, else those of a node but
             one, 8 at most.
-        batch_size: Images that a backbone computes at once.
+        batch_size: Images that a backbone computes at once. When not given, 32 on CPUs; on GPUs a
+            power of two up to 128 whose activations fit 4 GB.
         fetch_concurrency: Reads in flight at a time in each fetching task.
         fetch_timeout_s: Seconds after which a read that makes no progress is tried again.
         commit_every: How often finished work is committed: a time (`90s`, `5m`, `1h`) or a number
@@ -79,6 +80,8 @@ class ExtractConfig:
         retry_failed: Compute images again that failed before, although they did not change.
         max_failed: Failures from which the run exits with 1, after committing the good images:
             a number, or a share such as `10%`.
+        take_over: Start even though another run holds the table, one that is known to be dead; if
+            it lives, it ends at its next commit.
         dry_run: Only print the plan: counts, bytes, expected time, growth and cost.
         node_hour_price: Price of one node for one hour, for the cost in the plan.
         vacuum: Only delete files that no version of the last DAYS days needs, then stop. Keep it
@@ -108,7 +111,7 @@ class ExtractConfig:
     actors: str | None = None
     gpus_per_actor: float | None = None
     cpus_per_actor: float | None = None
-    batch_size: int = 32
+    batch_size: int | None = None
     fetch_concurrency: int = 32
     fetch_timeout_s: float = 30.0
     commit_every: str = "5m"
@@ -116,6 +119,7 @@ class ExtractConfig:
     keep_deleted: bool = False
     retry_failed: bool = False
     max_failed: str = "10%"
+    take_over: bool = False
     dry_run: bool = False
     node_hour_price: float | None = None
     vacuum: float | None = None

@@ -42,6 +42,13 @@ class ConflictError(TableError):
     """Another run committed to the table first; nothing of this commit was applied."""
 
 
+class TableBusyError(TableError):
+    """Another run is at work on the table; nothing was begun."""
+
+    #: EX_TEMPFAIL of BSD's sysexits.h: try again later.
+    exit_code = 75
+
+
 class TooManyFailuresError(BottleneckError):
     """More images failed than ``max_failed`` allows; the good ones were committed."""
 

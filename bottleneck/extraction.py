@@ -14,7 +14,6 @@ from dataclasses import replace
 
 from bottleneck import cluster, tasks
 from bottleneck.backbone_registry import BackboneConfig
-from bottleneck.cluster import ActorSizing
 from bottleneck.config import ExtractConfig
 from bottleneck.errors import ConflictError
 from bottleneck.estimate import estimate_run
@@ -22,7 +21,9 @@ from bottleneck.features import FeaturesTable, Snapshot
 from bottleneck.images import DecodeOptions
 from bottleneck.interruption import Interruption
 from bottleneck.known_archives import recall_archives, remember_archives
+from bottleneck.lease import Lease, require_free
 from bottleneck.pipeline import BackbonePipeline
+from bottleneck.placement import ActorSizing, size_actors, size_batch
 from bottleneck.plan import Plan, make_plan
 from bottleneck.run_loop import RunLoop
 from bottleneck.sources import list_images
@@ -83,6 +84,8 @@ def settle(attempt_once: Callable[[Interruption], None], summary: Summary) -> No
 def _extract_once(config: ExtractConfig, summary: Summary, interruption: Interruption) -> None:
     table_uri = normalize_uri(config.features)
     table = FeaturesTable.find(table_uri)
+    if table is not None and not config.dry_run:
+        require_free(table.log, take_over=config.take_over)
     snapshot = table.snapshot() if table else None
     began = time.perf_counter()
     known = recall_archives(snapshot, config.layout) if snapshot else None
@@ -92,14 +95,15 @@ def _extract_once(config: ExtractConfig, summary: Summary, interruption: Interru
 
     cluster.connect(config.address)
     interruption.reinstall()
-    actors = cluster.size_actors(config, cluster.possible_nodes())
+    actors = size_actors(config, cluster.possible_nodes())
     backbone = resolve_backbone(config, snapshot, actors)
-    spec = tasks.get_all(
+    described = tasks.get_all(
         [tasks.describe.remote(backbone, config.resize, config.interpolation, config.decode)]
     )[0]
+    spec = described.spec
     if snapshot is not None:
         require_equal(spec, snapshot.spec, table_uri)
-    stages = pipeline_config(config, backbone, spec)
+    stages = pipeline_config(config, backbone, described, actors.gpus)
 
     began = time.perf_counter()
     plan = make_plan(
@@ -121,7 +125,7 @@ def _extract_once(config: ExtractConfig, summary: Summary, interruption: Interru
         summary.outcome = "unchanged"
         return
     if table is None:
-        table = FeaturesTable.create(table_uri, spec)
+        table = FeaturesTable.create(table_uri, spec, Lease.first_mark(summary.run))
     start = table.snapshot() if snapshot is None else snapshot
     run = RunLoop(config, table, start, plan, stages, summary, interruption)
     run.execute()
@@ -163,9 +167,17 @@ def resolve_backbone(
 
 
 def pipeline_config(
-    config: ExtractConfig, backbone: BackboneConfig, spec: FeatureSpec
+    config: ExtractConfig, backbone: BackboneConfig, described: tasks.Description, gpus: float
 ) -> BackbonePipeline:
-    """Collects what the pipeline's stages need."""
+    """Collects what the pipeline's stages need.
+
+    Args:
+        config: The job's.
+        backbone: Without anything left to be decided.
+        described: What it is.
+        gpus: GPUs of an actor.
+    """
+    spec = described.spec
     height, width = spec.image_size
     return BackbonePipeline(
         backbone=backbone,
@@ -177,9 +189,10 @@ def pipeline_config(
             interpolation=config.interpolation,
             max_pixels=config.max_pixels,
         ),
-        batch_size=config.batch_size,
+        batch_size=size_batch(config.batch_size, gpus, spec.image_size),
         fetch_concurrency=config.fetch_concurrency,
         fetch_timeout_s=config.fetch_timeout_s,
         max_image_bytes=int(config.max_image_mb * 1e6),
         row_length=spec.length,
+        weights_bytes=described.weights_bytes,
     )

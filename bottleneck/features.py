@@ -3,10 +3,6 @@
 Workers write Parquet shards under unique names (:mod:`bottleneck.shards`) that nobody sees; the
 driver makes them visible with one commit (:meth:`FeaturesTable.commit`). Readers always see whole
 snapshots. This module needs neither Ray nor Keras.
-
-A commit is guarded by an application transaction: it carries the number of commits that this
-package made before it, so that of two runs racing from the same snapshot exactly one wins and the
-other gets :class:`~bottleneck.errors.ConflictError` and must plan again.
 """
 
 from __future__ import annotations
@@ -24,8 +20,8 @@ from typing import Any, ClassVar, Self
 import pyarrow as pa
 import pyarrow.fs as pafs
 from deltalake import DeltaTable
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
-from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
+from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
 
 from bottleneck.errors import ConflictError, TableError
 from bottleneck.schemas import FEATURES, RowFormat
@@ -40,21 +36,22 @@ from bottleneck.table_location import (
     table_exists,
     unreachable,
 )
+from bottleneck.table_log import (
+    APP_ID,
+    COMMIT_KEY,
+    RUN_KEY,
+    STATS_KEY,
+    LeaseMark,
+    TableLog,
+    log_entry,
+)
 
-#: Name under which commits are counted in the Delta log (a Delta ``txn`` action).
-APP_ID = "bottleneck-features"
-
-#: Key of a commit's own identity and of its figures in Delta's ``commitInfo``.
-COMMIT_KEY = "bottleneck.commit"
-STATS_KEY = "bottleneck.stats"
+#: Key in the table's properties of the identity of its creation.
 CREATION_KEY = "bottleneck.creation"
 
 #: Column statistics are kept for `image` alone: minima and maxima of 25,088-long lists and of
 #: hashes only make the log longer. `delta.logRetentionDuration` bounds what a long history costs.
 _PROPERTIES = {"delta.dataSkippingStatsColumns": "image"}
-
-#: How often a commit is tried when storage answers with errors (not with a conflict).
-_COMMIT_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,12 @@ class FeaturesTable:
 
     def __init__(self, uri: str, delta: DeltaTable) -> None:
         self.uri = uri
-        self._delta = delta
+        self._log = TableLog(uri, delta)
+
+    @property
+    def log(self) -> TableLog:
+        """The table's log, which a run's lease is written to."""
+        return self._log
 
     @classmethod
     def open(cls, uri: str) -> Self:
@@ -157,8 +159,13 @@ class FeaturesTable:
         return table
 
     @classmethod
-    def create(cls, uri: str, spec: FeatureSpec) -> Self:
+    def create(cls, uri: str, spec: FeatureSpec, mark: LeaseMark | None = None) -> Self:
         """Creates an empty table for one feature specification.
+
+        Args:
+            uri: Where.
+            spec: How all its features will be computed.
+            mark: The lease of the run that creates it.
 
         Raises:
             ConflictError: Another run created it in the meantime.
@@ -171,7 +178,7 @@ class FeaturesTable:
                 cls.schema,
                 configuration={**_PROPERTIES, **spec.to_properties(), CREATION_KEY: creation},
                 # A retry would land on top of the other's table and change its specification.
-                commit_properties=CommitProperties(max_commit_retries=0),
+                commit_properties=log_entry({}, None, mark),
                 raise_if_key_not_exists=False,
             )
             # Of two that create it at once delta-rs lets both believe that they did.
@@ -190,10 +197,7 @@ class FeaturesTable:
 
     def refresh(self) -> None:
         """Moves to the table's newest version."""
-        try:
-            self._delta.update_incremental()
-        except (DeltaError, OSError) as e:
-            raise TableError(unreachable(self.uri, e)) from e
+        self._log.refresh()
 
     def snapshot(self, *, version: int | None = None, as_of: datetime | None = None) -> Snapshot:
         """Returns the table at its newest version, or as it was.
@@ -205,7 +209,7 @@ class FeaturesTable:
         Raises:
             TableError: There is no such version (any more).
         """
-        delta = self._delta
+        delta = self._log.delta
         if version is not None or as_of is not None:
             delta = self._load(version if version is not None else as_of)
         try:
@@ -228,7 +232,7 @@ class FeaturesTable:
         """Opens an earlier version, by number or by time."""
         missing = (
             f"{redact_uri(self.uri)} has no version {wanted}; its newest is "
-            f"{self._delta.version()}, and the oldest ones may have been cleaned up"
+            f"{self._log.delta.version()}, and the oldest ones may have been cleaned up"
         )
         try:
             delta = DeltaTable(delta_uri(self.uri))
@@ -249,6 +253,7 @@ class FeaturesTable:
         remove: Sequence[Shard] = (),
         run: str,
         stats: Mapping[str, Any] | None = None,
+        mark: LeaseMark | None = None,
     ) -> Snapshot:
         """Makes shards visible and others disappear, all at once.
 
@@ -258,6 +263,7 @@ class FeaturesTable:
             remove: Shards of `base` that the added ones replace.
             run: Identity of the run.
             stats: Figures kept in the history, JSON serialisable.
+            mark: What becomes of the run's lease with this commit, see :mod:`bottleneck.lease`.
 
         Returns:
             The new snapshot.
@@ -268,93 +274,34 @@ class FeaturesTable:
             TableError: Storage refused the commit; nothing was applied.
         """
         _require_written(self.uri, add)
-        commit_id = uuid.uuid4().hex
-        for attempt in range(_COMMIT_ATTEMPTS):
-            self.refresh()
-            self._require_current(base, remove)
-            try:
-                self._write_log_entry(base, add, remove, run, commit_id, stats or {})
-            except CommitFailedError as e:
-                # The answer to the write may have been lost although it landed.
-                if self._landed(commit_id):
-                    break
-                raise ConflictError(self._conflict()) from e
-            except (DeltaError, OSError) as e:
-                if self._landed(commit_id):
-                    break
-                if attempt + 1 == _COMMIT_ATTEMPTS:
-                    raise TableError(unreachable(self.uri, e)) from e
-                time.sleep(0.5 * 2**attempt)
-            else:
-                break
-        self.refresh()
-        snapshot = self.snapshot()
-        if snapshot.app_version == base.app_version + 1:
-            return snapshot
-        # Somebody else has committed since: our next commit will find that, this one stands.
-        return self.snapshot(version=self._version_of(commit_id))
-
-    def _version_of(self, commit_id: str) -> int:
-        for entry in self._delta.history():
-            if entry.get(COMMIT_KEY) == commit_id:
-                return int(entry["version"])
-        raise ConflictError(self._conflict())
-
-    def _write_log_entry(
-        self,
-        base: Snapshot,
-        add: Sequence[Shard],
-        remove: Sequence[Shard],
-        run: str,
-        commit_id: str,
-        stats: Mapping[str, Any],
-    ) -> None:
         now_ms = int(time.time() * 1000)
         actions: list[AddAction | RemoveAction] = [
             AddAction(shard.path, shard.bytes, {}, now_ms, True, _delta_stats(shard))
             for shard in add
         ]
         actions += [RemoveAction(shard.path, True, now_ms, shard.bytes, {}) for shard in remove]
-        self._delta.create_write_transaction(
+        commit_id = uuid.uuid4().hex
+        self._log.append(
             actions,
-            "append",
-            self._delta.schema(),
-            commit_properties=CommitProperties(
-                custom_metadata={
-                    COMMIT_KEY: commit_id,
-                    "bottleneck.run": run,
-                    STATS_KEY: json.dumps(dict(stats)),
-                },
-                max_commit_retries=0,
-                app_transactions=[Transaction(APP_ID, base.app_version + 1)],
-            ),
+            {COMMIT_KEY: commit_id, RUN_KEY: run, STATS_KEY: json.dumps(dict(stats or {}))},
+            app_version=base.app_version + 1,
+            mark=mark,
+            require_current=lambda: self._require_current(base, remove),
         )
+        self.refresh()
+        snapshot = self.snapshot()
+        if snapshot.app_version == base.app_version + 1:
+            return snapshot
+        # Somebody else has committed since: our next commit will find that, this one stands.
+        return self.snapshot(version=self._log.version_of(commit_id))
 
     def _require_current(self, base: Snapshot, remove: Sequence[Shard]) -> None:
-        if (self._delta.transaction_version(APP_ID) or 0) != base.app_version:
-            raise ConflictError(self._conflict())
-        if remove:
-            present = {shard.path for shard in _shards(self._delta)}
-            if any(shard.path not in present for shard in remove):
-                raise ConflictError(self._conflict())
-
-    def _conflict(self) -> str:
-        return (
-            f"another run committed to {redact_uri(self.uri)} first; "
-            "nothing of this commit was applied, run again to continue from its result"
-        )
-
-    def _landed(self, commit_id: str) -> bool:
-        """Whether a commit of ours is in the log although its writer saw an error."""
-        for attempt in range(_COMMIT_ATTEMPTS):
-            try:
-                self._delta.update_incremental()
-                return any(entry.get(COMMIT_KEY) == commit_id for entry in self._delta.history(20))
-            except (DeltaError, OSError) as e:
-                if attempt + 1 == _COMMIT_ATTEMPTS:
-                    raise TableError(unreachable(self.uri, e)) from e
-                time.sleep(0.5 * 2**attempt)
-        raise AssertionError("unreachable")
+        current = self._log.app_version == base.app_version
+        if current and remove:
+            present = {shard.path for shard in _shards(self._log.delta)}
+            current = all(shard.path in present for shard in remove)
+        if not current:
+            raise ConflictError(self._log.conflict())
 
     def vacuum(self, days: float) -> int:
         """Deletes files that no version of the last `days` days needs, orphans included.
@@ -371,7 +318,7 @@ class FeaturesTable:
         self.refresh()
         try:
             return len(
-                self._delta.vacuum(
+                self._log.delta.vacuum(
                     retention_hours=math.ceil(days * 24),
                     dry_run=False,
                     enforce_retention_duration=False,
@@ -387,11 +334,11 @@ class FeaturesTable:
             CommitRecord(
                 version=int(entry["version"]),
                 timestamp_s=entry["timestamp"] / 1000,
-                run=str(entry.get("bottleneck.run", "")),
+                run=str(entry.get(RUN_KEY, "")),
                 stats=json.loads(entry.get(STATS_KEY, "{}")),
             )
-            for entry in self._delta.history(limit)
-            if COMMIT_KEY in entry
+            for entry in self._log.delta.history(limit)
+            if STATS_KEY in entry
         ]
 
 

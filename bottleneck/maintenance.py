@@ -10,6 +10,7 @@ from bottleneck import cluster, tasks
 from bottleneck.config import ExtractConfig
 from bottleneck.features import FeaturesTable
 from bottleneck.interruption import Interruption
+from bottleneck.lease import Lease, require_free
 from bottleneck.shards import Shard
 from bottleneck.storage import normalize_uri, redact_uri
 from bottleneck.summary import Summary, history_entry
@@ -35,13 +36,15 @@ def _maintain(config: ExtractConfig, interruption: Interruption) -> Summary:
     began = time.monotonic()
     table = FeaturesTable.open(normalize_uri(config.features))
     summary = Summary(run=uuid.uuid4().hex[:12], images_uri="", features_uri=redact_uri(table.uri))
+    require_free(table.log, take_over=config.take_over)
     if config.vacuum is not None:
         summary.deleted_files = table.vacuum(config.vacuum)
         summary.outcome = "vacuumed"
     else:
         cluster.connect(config.address)
         interruption.reinstall()
-        compact(table, config.shard_mb, summary)
+        with Lease(table.log, summary.run, take_over=config.take_over) as lease:
+            compact(table, config.shard_mb, summary, lease)
         summary.outcome = "compacted"
     snapshot = table.snapshot()
     summary.version, summary.rows = snapshot.version, snapshot.rows
@@ -49,7 +52,7 @@ def _maintain(config: ExtractConfig, interruption: Interruption) -> Summary:
     return summary
 
 
-def compact(table: FeaturesTable, shard_mb: float, summary: Summary) -> None:
+def compact(table: FeaturesTable, shard_mb: float, summary: Summary, lease: Lease) -> None:
     """Merges small shards that are neighbours in image order into shards of about `shard_mb`.
 
     Rows and their features stay exactly as they are; readers of older versions keep their files
@@ -60,18 +63,23 @@ def compact(table: FeaturesTable, shard_mb: float, summary: Summary) -> None:
     groups = small_neighbours(snapshot.shards, shard_mb * 1e6)
     for start in range(0, len(groups), _MERGES_A_COMMIT):
         some = groups[start : start + _MERGES_A_COMMIT]
-        merged = tasks.get_all(
-            tasks.merge.remote(table.uri, rows, [s.path for s in group], {}, {}) for group in some
+        merged = tasks.merge_all(
+            table.uri,
+            rows,
+            ({"shard_paths": [s.path for s in group], "drop": {}, "replace": {}} for group in some),
         )
         added = [shard for shard in merged if shard is not None]
         written = sum(shard.bytes for shard in added)
+        mark = lease.mark()
         snapshot = table.commit(
             base=snapshot,
             add=added,
             remove=[shard for group in some for shard in group],
             run=summary.run,
             stats=history_entry(summary, compacted=sum(map(len, some)), bytes_written=written),
+            mark=mark,
         )
+        lease.wrote(mark)
         summary.commits += 1
         summary.bytes_written += written
 

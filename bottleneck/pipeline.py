@@ -27,8 +27,8 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from bottleneck import images
 from bottleneck.backbones import Backbone, BackboneConfig
-from bottleneck.cluster import ActorSizing
 from bottleneck.images import DecodeOptions
+from bottleneck.placement import ActorMemory, ActorSizing
 from bottleneck.shards import SCHEMA, features_array
 from bottleneck.storage import Fetcher, FetchRequest
 
@@ -68,6 +68,7 @@ class PipelineConfig:
         fetch_timeout_s: Seconds without progress after which a read is tried again.
         max_image_bytes: Larger files are not read.
         row_length: Values in one row of the result.
+        weights_bytes: Size of the weights that each actor holds.
     """
 
     decode: DecodeOptions
@@ -76,6 +77,13 @@ class PipelineConfig:
     fetch_timeout_s: float
     max_image_bytes: int
     row_length: int
+    weights_bytes: int
+
+    @property
+    def actor_memory(self) -> ActorMemory:
+        """What an actor of the second stage holds."""
+        size = (self.decode.height, self.decode.width)
+        return ActorMemory(self.batch_size, size, self.weights_bytes)
 
     @property
     def stages(self) -> tuple[Callable[..., Iterator[pa.Table]], type]:
@@ -201,6 +209,7 @@ def _dataset(work: pa.Table, config: PipelineConfig, actors: ActorSizing) -> Any
         zero_copy_batch=True,
         num_cpus=actors.cpus,
         num_gpus=actors.gpus,
+        memory=actors.memory_bytes,
         compute=ray.data.ActorPoolStrategy(
             min_size=actors.low,
             max_size=actors.high,

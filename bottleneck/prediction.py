@@ -23,8 +23,10 @@ from bottleneck.features import FeaturesTable, Snapshot
 from bottleneck.images import DecodeOptions, decode
 from bottleneck.interruption import Interruption
 from bottleneck.known_archives import recall_archives, remember_archives
+from bottleneck.lease import Lease, require_free
 from bottleneck.metrics import Evaluation
 from bottleneck.pipeline import PipelineConfig, requests_of
+from bottleneck.placement import size_actors, size_batch
 from bottleneck.plan import Plan, make_plan, read_identities
 from bottleneck.predict_config import PredictConfig
 from bottleneck.prediction_pipeline import FeaturePredictions, ImagePredictions
@@ -118,6 +120,8 @@ def _predict_once(
 ) -> None:
     uri = normalize_uri(config.predictions)
     table = PredictionsTable.find(uri)
+    if table is not None and not config.dry_run:
+        require_free(table.log, take_over=config.take_over)
     snapshot = table.snapshot() if table else None
     model = locate_model(config.model, config.weights)
     spec = PredictionSpec.of(model.spec, model.digest, min(config.top, len(model.labels)))
@@ -128,8 +132,8 @@ def _predict_once(
 
     cluster.connect(config.address)
     interruption.reinstall()
-    cluster.size_actors(config, cluster.possible_nodes())
-    stages = _stages(config, model, spec, source)
+    actors = size_actors(config, cluster.possible_nodes())
+    stages = _stages(config, model, spec, source, actors.gpus)
     plan = make_plan(
         source.images,
         snapshot,
@@ -149,7 +153,7 @@ def _predict_once(
         summary.outcome = "unchanged"
     else:
         if table is None:
-            table = PredictionsTable.create(uri, spec)
+            table = PredictionsTable.create(uri, spec, Lease.first_mark(summary.run))
         start = table.snapshot() if snapshot is None else snapshot
         RunLoop(config, table, start, plan, stages, summary, interruption).execute()
         if interruption.signal is not None:
@@ -217,7 +221,7 @@ def _by_shard(plan: Plan) -> Plan:
 
 
 def _stages(
-    config: PredictConfig, model: LocatedModel, spec: FeatureSpec, source: _Source
+    config: PredictConfig, model: LocatedModel, spec: FeatureSpec, source: _Source, gpus: float
 ) -> PipelineConfig:
     height, width = model.spec.image_size
     # The specification's words were checked when its table was made.
@@ -230,11 +234,12 @@ def _stages(
         "decode": DecodeOptions(
             height=height, width=width, max_pixels=config.max_pixels, **reading
         ),
-        "batch_size": config.batch_size,
+        "batch_size": size_batch(config.batch_size, gpus, model.spec.image_size),
         "fetch_concurrency": config.fetch_concurrency,
         "fetch_timeout_s": config.fetch_timeout_s,
         "max_image_bytes": int(config.max_image_mb * 1e6),
         "row_length": spec.length,
+        "weights_bytes": model.weights_bytes,
         "model": model,
         "top": spec.length,
     }

@@ -19,6 +19,7 @@ from bottleneck.pipeline import (
     pixels_of,
     with_inference_time,
 )
+from bottleneck.placement import ActorMemory
 from bottleneck.schemas import FIELDS, IDENTITY
 from bottleneck.shards import conform, to_numpy
 from bottleneck.table_location import filesystem_of
@@ -60,6 +61,11 @@ class FeaturePredictions(PipelineConfig):
     def row_bytes(self) -> int:
         """Size of one row's features."""
         return 4 * self.model.spec.length
+
+    @property
+    def actor_memory(self) -> ActorMemory:
+        """What an actor holds: a head, and no image."""
+        return ActorMemory(self.batch_size, (0, 0), self.weights_bytes)
 
     @property
     def stages(self) -> tuple[Callable[..., Iterator[pa.Table]], type]:

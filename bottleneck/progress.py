@@ -90,7 +90,9 @@ class Progress:
             self._width = 0
 
     def close(self) -> None:
-        """Prints the final state."""
+        """Prints the final state, unless there was nothing to compute."""
+        if not self._total:
+            return
         self._print(self.line())
         if self._terminal:
             print(file=self._stream, flush=True)

@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-import queue
 import signal
-import threading
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,15 +16,18 @@ import pyarrow as pa
 import ray
 
 from bottleneck import cluster, tasks
-from bottleneck.cluster import Placement
+from bottleneck.capacity import Capacity, StallWatch
 from bottleneck.commits import Committer
 from bottleneck.config import commit_interval
-from bottleneck.errors import BottleneckError, ConflictError, RunFailedError
+from bottleneck.errors import BottleneckError, ConflictError, RunFailedError, TableBusyError
 from bottleneck.features import FeaturesTable, Snapshot
 from bottleneck.interruption import Interruption
-from bottleneck.pipeline import UNAVAILABLE, PipelineConfig, StopPipeline, run_stages
+from bottleneck.lease import Lease
+from bottleneck.pipeline import UNAVAILABLE, PipelineConfig, run_stages
+from bottleneck.placement import ActorSizing, Placement, size_actors
 from bottleneck.plan import Plan
 from bottleneck.progress import Progress
+from bottleneck.pump import Pump
 from bottleneck.shards import encoded_row_bytes
 from bottleneck.summary import Summary
 
@@ -37,16 +36,7 @@ _log = logging.getLogger(__name__)
 #: How often in a row the pipeline may end without a row committed before the run gives up.
 _PASSES = 3
 
-#: Blocks that wait to be written may fill this share of the cluster's object store.
-_HELD_SHARE = 0.25
-
 _POLL_S = 0.2
-
-#: A pipeline that lost a node and stands still this long is started again.
-_STALL_S = 30.0
-
-#: How long a pipeline may take to end its actors.
-_STOP_TIMEOUT_S = 30.0
 
 
 class RunFlags(Placement, Protocol):
@@ -59,6 +49,10 @@ class RunFlags(Placement, Protocol):
     @property
     def shard_mb(self) -> float:
         """Aimed size of a shard in megabytes."""
+
+    @property
+    def take_over(self) -> bool:
+        """Whether another run's lease is disregarded."""
 
 
 @dataclass
@@ -89,7 +83,8 @@ class RunLoop:
         self._summary = summary
         self._interruption = interruption
         self._interval = commit_interval(config.commit_every)
-        self._committer = Committer(table, snapshot, plan, summary)
+        self._lease = Lease(table.log, summary.run, take_over=config.take_over)
+        self._committer = Committer(table, snapshot, plan, summary, self._lease)
         self._progress = Progress(plan.work.num_rows)
         self._group = _Group([])
         self._writing: list[Any] = []
@@ -98,15 +93,19 @@ class RunLoop:
         )
         self._rows = table.row_format(snapshot.spec)
         self._unavailable = 0
-        object_store_bytes = cluster.total("object_store_memory") or 2**30
-        self._held_rows = max(
-            stages.block_rows,
-            int(_HELD_SHARE * object_store_bytes) // (4 * stages.row_length),
-        )
-        self._max_writing = 1 + int(summary.nodes)
+        self._capacity = Capacity(stages)
 
     def execute(self) -> None:
-        """Runs the pipeline until every planned image is committed, or says why not."""
+        """Runs the pipeline until every planned image is committed, or says why not.
+
+        Raises:
+            ConflictError: Another run committed first.
+            BottleneckError: The run cannot go on; what is finished was committed.
+        """
+        with self._lease:
+            self._execute()
+
+    def _execute(self) -> None:
         work = self._plan.work
         self._interruption.defer()
         try:
@@ -116,12 +115,13 @@ class RunLoop:
                 if work.num_rows:
                     self._pass(work)
                 self._drain()
-                self._commit()
                 if self._interruption.signal is not None:
+                    self._commit()
                     return
-                left = int((~self._committer.done).sum()) - self._unavailable
+                left = self._committer.left - self._unavailable
                 if left <= 0:
                     break
+                self._commit()
                 fruitless = 0 if self._summary.computed > before else fruitless + 1
                 if fruitless == _PASSES:
                     raise RunFailedError(
@@ -134,8 +134,10 @@ class RunLoop:
                 self._unavailable = 0
                 self._summary.failed.pop(UNAVAILABLE, None)
                 self._progress.done = self._summary.computed
+            self._note_state()
             self._committer.finish()
-        except ConflictError:
+            self._progress.committed = self._summary.computed
+        except (ConflictError, TableBusyError):
             raise
         except BottleneckError:
             self._save_what_is_written()
@@ -145,9 +147,9 @@ class RunLoop:
 
     def _pass(self, work: pa.Table) -> None:
         """Pulls blocks until the pipeline ends, is interrupted or fails for a passing reason."""
-        actors = cluster.size_actors(self._config, cluster.possible_nodes())
-        pump = _Pump(run_stages(work, self._stages, actors))
-        watch = _StallWatch()
+        actors = size_actors(self._config, cluster.possible_nodes(), self._stages.actor_memory)
+        pump = Pump(run_stages(work, self._stages, actors))
+        watch = StallWatch()
         try:
             while self._interruption.signal is None:
                 block = pump.next(_POLL_S) if self._may_pull() else None
@@ -164,7 +166,8 @@ class RunLoop:
                     return
                 self._collect(timeout_s=0 if block is not None or not self._writing else _POLL_S)
                 self._commit_if_due()
-                self._progress.print_if_due("" if self._progress.done else "waiting for workers")
+                self._lease.renew_if_due()
+                self._progress.print_if_due(self._waiting_for(actors))
             if self._interruption.signal is not None:
                 name = signal.Signals(self._interruption.signal).name
                 self._progress.say(f"stopping after {name}: committing what is finished")
@@ -173,8 +176,13 @@ class RunLoop:
         finally:
             pump.stop()
 
+    def _waiting_for(self, actors: ActorSizing) -> str:
+        if not self._capacity.has_room_for(actors):
+            return "waiting for nodes"
+        return "" if self._progress.done else "waiting for workers"
+
     def _may_pull(self) -> bool:
-        return len(self._writing) < self._max_writing
+        return len(self._writing) < self._capacity.writes
 
     def _hold(self, reference: Any, rows: int) -> None:
         self._group.blocks.append(reference)
@@ -186,7 +194,7 @@ class RunLoop:
     def _shard_rows(self) -> int:
         """Rows of a full shard: what makes the size asked for, within what memory holds."""
         wanted = math.ceil(self._config.shard_mb * 1e6 / self._row_bytes)
-        return max(1, min(self._held_rows, wanted))
+        return max(1, min(self._capacity.held_rows, wanted))
 
     def _write_group(self) -> None:
         group, self._group = self._group, _Group([])
@@ -232,15 +240,20 @@ class RunLoop:
             self._commit()
 
     def _commit(self) -> None:
-        self._summary.images_per_s = self._progress.rate
+        self._note_state()
         self._committer.commit()
         self._progress.committed = self._summary.computed
+
+    def _note_state(self) -> None:
+        self._summary.images_per_s = self._progress.rate
+        self._summary.nodes = max(self._summary.nodes, self._capacity.most_nodes)
 
     def _drain(self) -> None:
         """Has everything that is finished written, and waits for it."""
         self._write_group()
         while self._writing:
             self._collect(timeout_s=_POLL_S)
+            self._lease.renew_if_due()
             self._progress.print_if_due()
 
     def _save_what_is_written(self) -> None:
@@ -267,76 +280,3 @@ class RunLoop:
                 return
             seen = seen.__cause__
         raise tasks.task_error(error) from error
-
-
-class _Pump:
-    """Iterates in a thread, so that the loop can commit and react to signals meanwhile."""
-
-    def __init__(self, blocks: Iterator[Any]) -> None:
-        self._queue: queue.Queue[Any] = queue.Queue(maxsize=2)
-        self._stopped = threading.Event()
-        self._finished = threading.Event()
-        self.error: BaseException | None = None
-        threading.Thread(target=self._pull, args=(blocks,), daemon=True).start()
-
-    def _pull(self, blocks: Iterator[Any]) -> None:
-        try:
-            for block in blocks:
-                while not self._stopped.is_set():
-                    try:
-                        self._queue.put(block, timeout=_POLL_S)
-                        break
-                    except queue.Full:
-                        continue
-                if self._stopped.is_set():
-                    break
-        except BaseException as e:  # handed to the loop, which decides
-            self.error = e
-        finally:
-            # Closing the iterator ends the pipeline's tasks and actors.
-            del blocks
-            self._finished.set()
-
-    def next(self, timeout_s: float) -> Any:
-        try:
-            return self._queue.get(timeout=timeout_s)
-        except queue.Empty:
-            return None
-
-    @property
-    def ended(self) -> bool:
-        return self._finished.is_set() and self._queue.empty()
-
-    def stop(self) -> None:
-        self._stopped.set()
-        StopPipeline.asked.set()
-        self._finished.wait(_STOP_TIMEOUT_S)
-
-
-class _StallWatch:
-    """Notices a pipeline that cannot go on since a node is gone.
-
-    Ray restarts the node's actors on CPUs that were left for decoding, and lost blocks then have
-    nowhere to be decoded again: each waits for the other. Waiting for new nodes is no stall.
-    """
-
-    def __init__(self) -> None:
-        self._nodes = cluster.node_ids()
-        self._last: float | None = None
-        self._longest_gap = 0.0
-
-    def saw_block(self) -> None:
-        now = time.monotonic()
-        if self._last is not None:
-            self._longest_gap = max(self._longest_gap, now - self._last)
-        self._last = now
-
-    def nodes_lost(self) -> int:
-        """Number of nodes lost, once the pipeline has stood still for suspiciously long."""
-        now = time.monotonic()
-        if self._last is None:
-            # Still starting: actors may take minutes to load on their first node.
-            self._last = now
-        if now - self._last < max(_STALL_S, 3 * self._longest_gap):
-            return 0
-        return len(self._nodes - cluster.node_ids())

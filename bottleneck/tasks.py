@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
+from bottleneck import cluster
 from bottleneck.backbones import Backbone, BackboneConfig
 from bottleneck.errors import BottleneckError, RunFailedError
 from bottleneck.pipeline import COST_SCHEMA, PipelineConfig, committable, requests_of
@@ -28,6 +30,8 @@ from bottleneck.shards import Shard, merge_shards, ordered_runs, write_shard
 from bottleneck.spec import FeatureSpec
 from bottleneck.storage import Fetcher, redact_uri
 from bottleneck.table_location import filesystem_of
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -39,6 +43,12 @@ _FINAL_ERRNO = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES,
 
 _HASH_TASK_ROWS = 256
 _HASH_TASKS_IN_FLIGHT = 64
+
+#: Shards that each node may rewrite at a time.
+_MERGES_A_NODE = 2
+
+#: How long a task may wait before it is said that there is no node for it.
+_PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,8 @@ def write_blocks(table_uri: str, rows: RowFormat, *blocks: pa.Table) -> Written:
     )
 
 
-@ray.remote(num_cpus=0, max_retries=3)
+# Nothing says where the rows of old shards are, so that all would be rewritten on the head.
+@ray.remote(num_cpus=0, max_retries=3, scheduling_strategy="SPREAD")
 def merge(
     table_uri: str,
     rows: RowFormat,
@@ -120,6 +131,24 @@ def merge(
     )
 
 
+def merge_all(
+    table_uri: str, rows: RowFormat, groups: Iterable[Mapping[str, Any]]
+) -> list[Shard | None]:
+    """Merges groups of shards, a few at a time on each node.
+
+    Args:
+        table_uri: The table.
+        rows: What its rows look like.
+        groups: The last three arguments of :func:`merge` by name, for each shard to write.
+
+    Returns:
+        The shards in the order of the groups; None where no row was left.
+    """
+    start: Any = merge.remote
+    calls = (start(table_uri, rows, **group) for group in groups)
+    return get_bounded(calls, _MERGES_A_NODE * max(1, len(cluster.nodes())))
+
+
 def _persist(table_uri: str, write: Callable[[], T]) -> T:
     """Writes to storage, with patience for errors that pass."""
     for attempt in range(_WRITE_ATTEMPTS):
@@ -136,12 +165,25 @@ def _persist(table_uri: str, write: Callable[[], T]) -> T:
     raise AssertionError("unreachable")
 
 
+@dataclass(frozen=True)
+class Description:
+    """What a backbone is once it is built.
+
+    Attributes:
+        spec: Of the features it will make.
+        weights_bytes: Size of its weights in float32.
+    """
+
+    spec: FeatureSpec
+    weights_bytes: int
+
+
 @ray.remote(num_cpus=1)
-def describe(backbone: BackboneConfig, resize: str, interpolation: str, decode: str) -> FeatureSpec:
-    """Builds the backbone once, with its weights, to know what features it will make."""
-    return Backbone(backbone, batch_size=1).spec(
-        resize=resize, interpolation=interpolation, decode=decode
-    )
+def describe(backbone: BackboneConfig, resize: str, interpolation: str, decode: str) -> Description:
+    """Builds the backbone once, with its weights."""
+    built = Backbone(backbone, batch_size=1)
+    spec = built.spec(resize=resize, interpolation=interpolation, decode=decode)
+    return Description(spec, built.weights_bytes)
 
 
 @ray.remote
@@ -184,25 +226,47 @@ def hash_images(work: pa.Table, config: PipelineConfig) -> pa.Table:
     tables = [
         work.slice(start, _HASH_TASK_ROWS) for start in range(0, work.num_rows, _HASH_TASK_ROWS)
     ]
-    results: list[pa.Table] = []
+    calls = (_hash.remote(table, config) for table in tables)
+    return pa.concat_tables(get_bounded(calls, _HASH_TASKS_IN_FLIGHT))
+
+
+def get_bounded(calls: Iterable[Any], most: int) -> list[Any]:
+    """Starts tasks, no more than some at a time, and waits for all.
+
+    Args:
+        calls: Starts the next task when asked for its reference.
+        most: Tasks in flight.
+
+    Returns:
+        Their results, in order.
+
+    Raises:
+        BottleneckError: As :func:`get_all`.
+    """
+    references: list[Any] = []
     running: list[Any] = []
-    for table in tables:
-        running.append(_hash.remote(table, config))
-        if len(running) >= _HASH_TASKS_IN_FLIGHT:
-            done, running = ray.wait(running)
-            results += get_all(done)
-    return pa.concat_tables(results + get_all(running))
+    for reference in calls:
+        references.append(reference)
+        running.append(reference)
+        if len(running) >= most:
+            _, running = ray.wait(running)
+    return get_all(references)
 
 
 def get_all(references: Iterable[Any]) -> list[Any]:
-    """Waits for tasks.
+    """Waits for tasks, and says so when no node is up that could run them.
 
     Raises:
         BottleneckError: What a task raised on purpose, without Ray's traceback.
         RunFailedError: A task failed for another reason.
     """
+    wanted = list(references)
+    if wanted:
+        _, waiting = ray.wait(wanted, num_returns=len(wanted), timeout=_PATIENCE_S)
+        if waiting and not any(node.get("CPU", 0) >= 1 for node in cluster.nodes()):
+            _log.warning("no node that computes is up; waiting for the cluster to start one")
     try:
-        return list(ray.get(list(references)))
+        return list(ray.get(wanted))
     except ray.exceptions.RayError as e:
         raise task_error(e) from e
 

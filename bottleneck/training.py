@@ -221,7 +221,7 @@ def _require_weights(snapshot: Snapshot, backbone: BackboneConfig) -> None:
     found = tasks.get_all(
         [tasks.describe.remote(backbone, spec.resize, spec.interpolation, spec.decode)]
     )[0]
-    require_same_weights(spec, found)
+    require_same_weights(spec, found.spec)
 
 
 def _memory(config: TrainConfig, snapshot: Snapshot, rows: LabelledRows) -> tuple[str, int]:

@@ -32,7 +32,7 @@ def config(**options: Any) -> ExtractConfig:
 def test_defaults_are_allowed_and_cannot_be_changed() -> None:
     made = config()
     assert (made.backbone, made.weights, made.batch_size, made.shard_mb) == (
-        "vgg16", "imagenet", 32, 256.0,
+        "vgg16", "imagenet", None, 256.0,
     )  # fmt: skip
     assert not made.maintenance
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -491,9 +491,9 @@ def test_messages_do_not_depend_on_the_width_of_the_terminal(
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     with pytest.raises(ConfigError) as caught:
-        parse(ExtractConfig, ["--images=a", "--features=b", f"--batch-size={'x' * 160}"])
+        parse(ExtractConfig, ["--images=a", "--features=b", f"--fetch-concurrency={'x' * 160}"])
     assert str(caught.value) == (
-        f"Error parsing --batch-size: invalid literal for int() with base 10: '{'x' * 160}'; "
+        f"Error parsing --fetch-concurrency: invalid literal for int() with base 10: '{'x' * 160}'; "
         "see --help"
     )
 
@@ -510,3 +510,23 @@ def test_unknown_words_are_refused_in_python_too(name: str, value: str, said: st
     with pytest.raises(ConfigError) as caught:
         ExtractConfig(images="i", features="f", **{name: value})
     assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--batch-size=x"],
+            "Error parsing --batch-size: 'x' is not allowed; give INT; see --help",
+        ),
+        (["--alpha=x"], "Error parsing --alpha: 'x' is not allowed; give FLOAT; see --help"),
+        (
+            ["--image-size", "3", "y"],
+            "Error parsing --image-size: '3', 'y' is not allowed; give INT INT; see --help",
+        ),
+    ],
+)
+def test_messages_of_flags_that_may_be_left_out(flags: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(ExtractConfig, ["--images=a", "--features=b", *flags])
+    assert str(caught.value) == message

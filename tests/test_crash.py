@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from bottleneck.features import FeaturesTable
 pytestmark = pytest.mark.timeout(900)
 
 ROOT = Path(__file__).resolve().parents[1]
+RAY = str(Path(sys.executable).with_name("ray"))
 IMAGES = 200
 #: Large enough that decoding takes a while: the run is still under way when it is hit.
 SIZE = (1200, 1200)
@@ -166,13 +168,28 @@ def test_a_killed_worker_does_not_matter(
     assert require_each_version_exact(table, wanted) == IMAGES
 
 
-def test_a_killed_node_does_not_matter(
-    drive: Callable[..., Driver], cluster: Cluster, table: str, wanted: dict[str, Colour]
+@pytest.mark.parametrize("notice", [False, True], ids=["sudden death", "drain notice"])
+def test_a_lost_node_does_not_matter(
+    drive: Callable[..., Driver],
+    cluster: Cluster,
+    table: str,
+    wanted: dict[str, Colour],
+    notice: bool,
 ) -> None:
     node = cluster.add_node(num_cpus=2)
     try:
         driver = drive("--actors=4")
         driver.wait_for_commits(3)
+        if notice:
+            # What Ray does when a cloud announces the end of a spot node, two minutes before.
+            subprocess.run(
+                [RAY, "drain-node", f"--address={cluster.address}", f"--node-id={node.node_id}",
+                 "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot interruption",
+                 "--deadline-remaining-seconds=2"],
+                check=True,
+                capture_output=True,
+            )  # fmt: skip
+            time.sleep(2)
         # SIGKILL of the raylet; the blocks and actors of the node go with it.
         cluster.remove_node(node, allow_graceful=False)
         node = None
@@ -207,20 +224,41 @@ def test_a_signal_commits_what_is_finished(
     assert colours_of(read(table)) == sorted(wanted.items())
 
 
-def test_two_runs_at_once_and_a_plain_re_run(
+def test_of_two_runs_at_once_one_leaves_and_says_why(
     drive: Callable[..., Driver], table: str, wanted: dict[str, Colour]
 ) -> None:
-    runs = [drive(), drive()]
-    # Each is overtaken again and again and plans anew: a minute, several on a loaded machine.
-    results = [run.finish(600) for run in runs]
-    # At least one gets through; the other may give up with one line.
-    assert 0 in [code for code, _, _ in results]
-    for code, _, err in results:
-        assert code in (0, 2), err
-        assert "Traceback" not in err
-    code, _, err = drive().finish()
+    first = drive()
+    first.wait_for_commits(1)
+    began = time.monotonic()
+    code, out, err = drive().finish()
+    left_s = time.monotonic() - began
+    assert first.process.poll() is None
+    assert (code, out) == (75, "")
+    assert re.fullmatch(
+        rf"error: run \w{{12}} \(process {first.process.pid} on \S+\) is at work on {table}, last "
+        r"heard of \d:\d\d ago; let it finish. [^\n]*--take-over\n",
+        err,
+    )
+    code, _, err = first.finish()
     assert code == 0, err
     assert require_each_version_exact(table, wanted) == IMAGES
+    # It did not even look for the cluster, and read no image.
+    assert left_s < 30
+
+
+def test_a_run_that_is_taken_over_ends_and_loses_nothing(
+    drive: Callable[..., Driver], table: str, wanted: dict[str, Colour]
+) -> None:
+    first = drive()
+    first.wait_for_commits(1)
+    second = drive("--take-over")
+    code, _, err = first.finish()
+    assert code == 75
+    assert "Traceback" not in err
+    code, _, err = second.finish()
+    assert code == 0, err
+    assert require_each_version_exact(table, wanted) == IMAGES
+    assert colours_of(read(table)) == sorted(wanted.items())
 
 
 def test_a_full_disk_ends_the_run_and_costs_nothing_committed(

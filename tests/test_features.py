@@ -29,6 +29,7 @@ from bottleneck.features import FeaturesTable, Snapshot
 from bottleneck.shards import SCHEMA, Shard
 from bottleneck.spec import FeatureSpec
 from bottleneck.table_location import filesystem_of
+from bottleneck.table_log import TableLog
 
 SPEC = FeatureSpec(
     backbone="channel-means",
@@ -447,14 +448,14 @@ def test_a_commit_that_landed_is_not_called_a_conflict(
     table: FeaturesTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another run may commit on top before the first one looks at the table again."""
-    original = FeaturesTable._write_log_entry
+    original = TableLog._write
 
-    def write_log_entry(self: FeaturesTable, *arguments: Any) -> None:
-        monkeypatch.setattr(FeaturesTable, "_write_log_entry", original)
+    def write(self: TableLog, *arguments: Any) -> None:
+        monkeypatch.setattr(TableLog, "_write", original)
         original(self, *arguments)
         add(FeaturesTable.open(self.uri), "theirs")
 
-    monkeypatch.setattr(FeaturesTable, "_write_log_entry", write_log_entry)
+    monkeypatch.setattr(TableLog, "_write", write)
     ours = add(table, "ours")
     assert "ours" in images(ours)
     assert images(FeaturesTable.open(table.uri).snapshot()) == ["ours", "theirs"]
@@ -554,7 +555,7 @@ def test_a_disk_that_refuses_the_log_is_one_line(
         raise OSError(28, "No space left on device")
 
     base, shard = table.snapshot(), put(table.uri, "a")
-    monkeypatch.setattr(FeaturesTable, "_write_log_entry", refuse)
+    monkeypatch.setattr(TableLog, "_write", refuse)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     with pytest.raises(TableError) as caught:
         table.commit(base=base, add=[shard], run="r")
