@@ -57,8 +57,8 @@ def run_job(
 
     Returns:
         The exit code: 0; 1 when too many images failed or the run could not finish; 2 for
-        something the user can mend; 75 when another run is at work on the table; 130 or 143 after SIGINT or SIGTERM. Errors are one line on
-        the standard error stream.
+        something the user can mend; 75 when another run is at work on the table; 130 or 143 after
+        SIGINT or SIGTERM. Errors are one line on the standard error stream.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:

@@ -493,8 +493,8 @@ def test_messages_do_not_depend_on_the_width_of_the_terminal(
     with pytest.raises(ConfigError) as caught:
         parse(ExtractConfig, ["--images=a", "--features=b", f"--fetch-concurrency={'x' * 160}"])
     assert str(caught.value) == (
-        f"Error parsing --fetch-concurrency: invalid literal for int() with base 10: '{'x' * 160}'; "
-        "see --help"
+        "Error parsing --fetch-concurrency: invalid literal for int() with base 10: "
+        f"'{'x' * 160}'; see --help"
     )
 
 
