@@ -39,6 +39,7 @@ from bottleneck.storage import (
     join_uri,
     normalize_uri,
     read_bytes,
+    redact_text,
     redact_uri,
     write_bytes,
 )
@@ -472,7 +473,8 @@ def _failure(error: BaseException) -> RunFailedError:
     failures = getattr(error, "worker_failures", None) or {}
     first = next(iter(failures.values()), error)
     lines = [line for line in str(first).strip().splitlines() if line.strip()]
+    reason = redact_text(lines[-1])[:300] if lines else ""
     return RunFailedError(
-        f"the training failed: {type(first).__name__}: {lines[-1][:300] if lines else ''}; "
+        f"the training failed: {type(first).__name__}: {reason}; "
         "finished epochs are kept, go on with --resume"
     )
