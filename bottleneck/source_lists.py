@@ -176,7 +176,10 @@ def _read_parquet(uri: str, required: str) -> pl.DataFrame:
 
     with open_input(uri) as source, pq.ParquetFile(source) as file:
         names = _checked(uri, file.schema_arrow.names, required)
-        return _as_text(cast(pl.DataFrame, pl.from_arrow(file.read(columns=names))))
+        table = file.read(columns=names)
+    # Without the fields' metadata, which strangers may have written and Polars reads as UTF-8.
+    plain = pa.Table.from_arrays(table.columns, names=table.column_names)
+    return _as_text(cast(pl.DataFrame, pl.from_arrow(plain)))
 
 
 def _read_json(uri: str, required: str) -> Iterator[pl.DataFrame]:

@@ -134,7 +134,12 @@ def _earlier_settings(model_uri: str) -> dict[str, Any] | None:
     place = _unfinished(model_uri, _SETTINGS)
     if not exists(place):
         return None
-    found: dict[str, Any] = json.loads(read_bytes(place))
+    try:
+        found: dict[str, Any] = json.loads(read_bytes(place))
+    except ValueError as e:
+        raise ModelError(
+            f"{redact_uri(place)} is no JSON; delete the folder and train again without --resume"
+        ) from e
     return found
 
 
