@@ -128,9 +128,9 @@ def unsafe(uri: str) -> str | None:
     shown = redact_uri(uri)
     if has_password(uri):
         return (
-            f"{shown} was given with a user name and a password, which addresses of object stores "
-            "may not hold; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or the AZURE_* or "
-            "GOOGLE_* variables) instead"
+            f"{shown} was given with a user name and a password, which addresses of tables and of "
+            "object stores may not hold; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or the "
+            "AZURE_* or GOOGLE_* variables) instead"
         )
     if scheme_of(uri) != "s3":
         return None
