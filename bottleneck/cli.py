@@ -60,7 +60,9 @@ def run_job(
         something the user can mend; 75 when another run is at work on the table; 130 or 143 after
         SIGINT or SIGTERM. Errors are one line on the standard error stream.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_WithoutSecrets("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
         config = parse(config_type, sys.argv[1:] if argv is None else argv)
         with contextlib.redirect_stdout(_RayMessages()):
@@ -74,13 +76,21 @@ def run_job(
         if isinstance(summary, Summary):
             _require_few_failures(summary, getattr(config, "max_failed", "100%"))
     except (BottleneckError, InterruptedRunError) as e:
-        print(f"error: {e}", file=sys.stderr, flush=True)
+        # What the user typed may hold passwords, and so may what libraries say.
+        print(f"error: {storage.redact_text(str(e))}", file=sys.stderr, flush=True)
         return e.exit_code
     except KeyboardInterrupt:
         # Ctrl-C where no handler is set: before the job sets its own, or in a step without one.
         print("error: interrupted; nothing was left half done, run again", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0
+
+
+class _WithoutSecrets(logging.Formatter):
+    """Log lines, those of libraries too, without the passwords and signatures of addresses."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return storage.redact_text(super().format(record))
 
 
 class _RayMessages(io.TextIOBase):

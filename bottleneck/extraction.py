@@ -102,7 +102,7 @@ def _extract_once(config: ExtractConfig, summary: Summary, interruption: Interru
     )[0]
     spec = described.spec
     if snapshot is not None:
-        require_equal(spec, snapshot.spec, table_uri)
+        require_equal(spec, snapshot.spec, redact_uri(table_uri))
     stages = pipeline_config(config, backbone, described, actors.gpus)
 
     began = time.perf_counter()

@@ -14,13 +14,22 @@ import os
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from bottleneck.errors import SourceError
 from bottleneck.object_stores import StoreOptions, open_store, source_error
-from bottleneck.uris import is_local, is_object_store, local_path, redact_uri, split_object_uri
+from bottleneck.uris import (
+    is_local,
+    is_object_store,
+    local_path,
+    redact_text,
+    redact_uri,
+    split_object_uri,
+)
 
 _WHOLE_FILES = StoreOptions(whole_files=True)
+_PIECE_BYTES = 8 * 1024 * 1024
 
 
 def etag_fingerprint(etag: str) -> str:
@@ -139,6 +148,25 @@ def read_bytes(uri: str) -> bytes:
         raise file_error(uri, e) from e
 
 
+def download(uri: str, target: Path) -> None:
+    """Copies one remote file to a local one, in pieces.
+
+    Raises:
+        Exception: whatever the client of the storage raises; ``file_error`` words it.
+    """
+    if not is_object_store(uri):
+        filesystem, path = filesystem_of(uri)
+        filesystem.get_file(path, str(target))
+        return
+    import obstore
+
+    root, key = split_object_uri(uri)
+    answer = obstore.get(open_store(root, _WHOLE_FILES), key)
+    with target.open("wb") as file:
+        for piece in answer.stream(_PIECE_BYTES):
+            file.write(piece)
+
+
 def open_input(uri: str) -> BinaryIO:
     """A seekable binary file to read; remote ones are read into memory first.
 
@@ -220,7 +248,8 @@ def file_error(uri: str, error: Exception) -> SourceError:
     if isinstance(error, IsADirectoryError):
         return SourceError(f"{shown} is a folder where a file is expected")
     reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-    return SourceError(f"{shown} cannot be used ({str(reason).splitlines()[0][:300]})")
+    reason = redact_text(str(reason).splitlines()[0])[:300]
+    return SourceError(f"{shown} cannot be used ({reason})")
 
 
 def root_cause(error: Exception) -> Exception:

@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from bottleneck.errors import SourceError
-from bottleneck.uris import redact_uri, scheme_of
+from bottleneck.uris import has_password, redact_text, redact_uri, scheme_of
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -54,6 +54,7 @@ _STATUS = re.compile(r"status code: (\d{3})(?: ([A-Za-z ]+))?")
 _CODE = re.compile(r"<Code>([^<]{1,80})</Code>")
 _RETRIES = re.compile(r"after (\d+) retries")
 _ENVIRONMENT = ("AWS_", "AZURE_", "GOOGLE_")
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 # botocore decides when credentials are refreshed; it is asked this often, which costs nothing
 # while they are still good.
 _CREDENTIALS_TTL = timedelta(minutes=5)
@@ -103,6 +104,8 @@ def open_store(root: str, options: StoreOptions | None = None) -> ObjectStore:
     Raises:
         SourceError: no credentials can be found, or the configuration is not allowed.
     """
+    if problem := unsafe(root):
+        raise SourceError(problem)
     options = options or StoreOptions()
     environment = tuple(sorted(kv for kv in os.environ.items() if kv[0].startswith(_ENVIRONMENT)))
     # The process id: a forked child must not use its parent's connections.
@@ -111,6 +114,36 @@ def open_store(root: str, options: StoreOptions | None = None) -> ObjectStore:
         if key not in _stores:
             _stores[key] = _new_store(root, options)
         return _stores[key]
+
+
+def unsafe(uri: str) -> str | None:
+    """Why an object store must not be asked: in the clear without consent, or in two places.
+
+    obstore and delta-rs refuse plain http themselves; pyarrow, which reads and writes shards,
+    does not. Each of them is asked only where this returns None.
+
+    Returns:
+        One line for users, or None.
+    """
+    shown = redact_uri(uri)
+    if has_password(uri):
+        return (
+            f"{shown} was given with a user name and a password, which addresses of tables and of "
+            "object stores may not hold; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or the "
+            "AZURE_* or GOOGLE_* variables) instead"
+        )
+    if scheme_of(uri) != "s3":
+        return None
+    endpoints = [os.environ.get(name, "") for name in _ENDPOINTS]
+    if os.environ.get("AWS_ENDPOINT") and not any(endpoints):
+        return (
+            f"{shown} cannot be used with AWS_ENDPOINT, which only some of the libraries know; set "
+            "AWS_ENDPOINT_URL instead"
+        )
+    plain = any(endpoint.lower().startswith("http://") for endpoint in endpoints)
+    if plain and not _is_true("AWS_ALLOW_HTTP"):
+        return f"{shown} {_ADVICE['plain_http']}"
+    return None
 
 
 def _new_store(root: str, options: StoreOptions) -> ObjectStore:
@@ -195,7 +228,7 @@ def _is_true(variable: str) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0][:300]
+    return redact_text(str(error).strip().split("\n", 1)[0])[:300]
 
 
 def explain(error: BaseException) -> Problem:

@@ -285,7 +285,7 @@ def _page(
     if judgement.judged < judgement.known:
         facts["figures from"] = f"{judgement.judged:,} of {judgement.known:,} rows, drawn"
     return report.prediction_report(
-        title="Predictions of " + model.uri.rstrip("/").rpartition("/")[2],
+        title="Predictions of " + redact_uri(model.uri).rstrip("/").rpartition("/")[2],
         model=facts,
         statuses=judgement.statuses,
         predicted=judgement.predicted,

@@ -1,7 +1,8 @@
 """List files: CSV, JSON Lines or Parquet that name the images one by one.
 
 Columns: ``uri`` (absolute, or relative to the list file); optional ``image`` (identity; default
-the ``uri`` as written), ``label``, ``split`` and ``fingerprint``. Other columns are ignored.
+the ``uri`` as written, without passwords and signatures), ``label``, ``split`` and ``fingerprint``.
+Other columns are ignored.
 Without a fingerprint in the list each image is asked for its own: a stat for a local file, one
 HEAD request for an object.
 """
@@ -24,10 +25,12 @@ from bottleneck.storage import (
     is_local,
     open_input,
     read_bytes,
+    redact_text,
     redact_uri,
     resolve_uri,
     stat_uri,
 )
+from bottleneck.uris import identity_of
 
 LIST_EXTENSIONS = ("csv", "jsonl", "ndjson", "json", "parquet")
 #: Fingerprint of an image that the list names and that does not exist.
@@ -69,9 +72,10 @@ def read_list(uri: str, tally: Tally, concurrency: int) -> pl.DataFrame:
     folder = uri.rpartition("/")[0]
     written = rows.get_column("uri")
     uris = pl.Series("uri", [resolve_uri(folder, text) for text in written], dtype=pl.String)
+    names = [identity_of(text, found) for text, found in zip(written, uris, strict=True)]
     rows = rows.with_columns(
         uris,
-        pl.coalesce("image", written.alias("written")).alias("image"),
+        pl.coalesce("image", pl.Series("named", names, dtype=pl.String)).alias("image"),
         pl.concat_str(pl.lit(LIST_FINGERPRINT), pl.col("fingerprint")).alias("fingerprint"),
     )
     found = _stat_all(rows, tally, concurrency)
@@ -125,7 +129,7 @@ def read_rows(uri: str, required: str = "uri") -> pl.DataFrame:
         names = {"csv": "CSV", "parquet": "Parquet"}
         raise SourceError(
             f"{redact_uri(uri)} is not well-formed {names.get(extension, 'JSON Lines')}: "
-            f"{' '.join(str(e).split())[:300]}"
+            f"{redact_text(' '.join(str(e).split()))[:300]}"
         ) from e
     if not frames or not sum(frame.height for frame in frames):
         raise SourceError(f"{redact_uri(uri)} lists no image; it must have a row an image")
@@ -172,7 +176,10 @@ def _read_parquet(uri: str, required: str) -> pl.DataFrame:
 
     with open_input(uri) as source, pq.ParquetFile(source) as file:
         names = _checked(uri, file.schema_arrow.names, required)
-        return _as_text(cast(pl.DataFrame, pl.from_arrow(file.read(columns=names))))
+        table = file.read(columns=names)
+    # Without the fields' metadata, which strangers may have written and Polars reads as UTF-8.
+    plain = pa.Table.from_arrays(table.columns, names=table.column_names)
+    return _as_text(cast(pl.DataFrame, pl.from_arrow(plain)))
 
 
 def _read_json(uri: str, required: str) -> Iterator[pl.DataFrame]:

@@ -23,7 +23,7 @@ from bottleneck.formatting import format_bytes
 from bottleneck.shards import read_columns
 from bottleneck.spec import PREFIX
 from bottleneck.status_config import StatusConfig
-from bottleneck.storage import normalize_uri, redact_uri
+from bottleneck.storage import normalize_uri, redact_text, redact_uri
 from bottleneck.table_location import filesystem_of
 
 #: Versions whose size is looked up, beside the last one of each run: what a picture can show.
@@ -273,7 +273,7 @@ def _count_statuses(snapshot: Snapshot) -> dict[str, int]:
         reason = str(e).splitlines()[0][:300] if str(e) else type(e).__name__
         raise TableError(
             f"cannot read version {snapshot.version} of {redact_uri(snapshot.table_uri)}: "
-            f"{redact_uri(reason)}; check the credentials, or run again if a vacuum was under way"
+            f"{redact_text(reason)}; check the credentials, or run again if a vacuum was under way"
         ) from e
     return dict(sorted(total.items()))
 

@@ -41,6 +41,7 @@ from bottleneck.uris import (
     join_uri,
     local_path,
     normalize_uri,
+    redact_text,
     redact_uri,
     resolve_uri,
     split_object_uri,
@@ -67,6 +68,7 @@ __all__ = [
     "normalize_uri",
     "open_input",
     "read_bytes",
+    "redact_text",
     "redact_uri",
     "resolve_uri",
     "split_object_uri",
@@ -295,7 +297,7 @@ def _failed(uri: str, error: Exception) -> Fetched:
     error = root_cause(error)
     http_status = getattr(error, "status", None)
     reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-    reason = redact_uri(str(reason).split("\n", 1)[0])[:300]
+    reason = redact_text(str(reason).split("\n", 1)[0])[:300]
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return Fetched(status="missing", error="No such file")
     if isinstance(http_status, int):

@@ -12,13 +12,19 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from bottleneck.errors import TableError
-from bottleneck.storage import is_local, local_path, redact_uri, split_object_uri
+from bottleneck.object_stores import unsafe
+from bottleneck.storage import is_local, local_path, redact_text, redact_uri, split_object_uri
 
 
 def filesystem_of(uri: str) -> tuple[Any, str]:
-    """Returns the pyarrow file system of a table and the table's path in it."""
+    """Returns the pyarrow file system of a table and the table's path in it.
+
+    Raises:
+        TableError: No table can have this address, or it may not be asked.
+    """
     if is_local(uri):
         return pafs.LocalFileSystem(), str(local_path(uri))
+    _require_safe(uri)
     # Keys may hold characters that a URI may not: only the bucket goes through the parser.
     root, key = split_object_uri(uri)
     try:
@@ -32,8 +38,18 @@ def filesystem_of(uri: str) -> tuple[Any, str]:
 
 
 def delta_uri(uri: str) -> str:
-    """The table's address as delta-rs reads it, which takes ``%20`` in a path for a space."""
+    """The table's address as delta-rs reads it, which takes ``%20`` in a path for a space.
+
+    Raises:
+        TableError: The address may not be asked.
+    """
+    _require_safe(uri)
     return Path(local_path(uri)).as_uri() if is_local(uri) else uri
+
+
+def _require_safe(uri: str) -> None:
+    if problem := unsafe(uri):
+        raise TableError(problem)
 
 
 def require_readable_name(uri: str) -> None:
@@ -89,6 +105,6 @@ def unreachable(uri: str, error: Exception) -> str:
 
 def one_line(error: BaseException) -> str:
     """The whole message, whose cause delta-rs puts on later lines, on one."""
-    text = redact_uri(" ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split()))
+    text = redact_text(" ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split()))
     # What happened stands at the beginning, why at the end.
     return f"{text[:200]} … {text[-300:]}" if len(text) > 550 else text or type(error).__name__

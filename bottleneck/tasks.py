@@ -28,7 +28,7 @@ from bottleneck.precision import detect_hardware, resolve_precision
 from bottleneck.schemas import RowFormat
 from bottleneck.shards import Shard, merge_shards, ordered_runs, write_shard
 from bottleneck.spec import FeatureSpec
-from bottleneck.storage import Fetcher, redact_uri
+from bottleneck.storage import Fetcher, redact_text, redact_uri
 from bottleneck.table_location import filesystem_of
 
 _log = logging.getLogger(__name__)
@@ -158,8 +158,8 @@ def _persist(table_uri: str, write: Callable[[], T]) -> T:
             if e.errno in _FINAL_ERRNO or attempt + 1 == _WRITE_ATTEMPTS:
                 raise RunFailedError(
                     f"cannot write a shard to {redact_uri(table_uri)}: "
-                    f"{str(e).splitlines()[0][:300]}; what was committed before stays, "
-                    "make room or repair the storage and run again"
+                    f"{redact_text(str(e).splitlines()[0])[:300]}; "
+                    "what was committed before stays, make room or repair the storage and run again"
                 ) from e
             time.sleep(2**attempt)
     raise AssertionError("unreachable")
@@ -282,7 +282,7 @@ def task_error(error: BaseException) -> BottleneckError:
             return seen
         error, seen = seen, seen.__cause__
     text = str(error).strip()
-    line = text.splitlines()[-1][:300] if text else ""
+    line = redact_text(text.splitlines()[-1])[:300] if text else ""
     return RunFailedError(
         f"a worker failed: {type(error).__name__}: {line}; what was committed before stays, "
         "run again to continue"

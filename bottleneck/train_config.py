@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from bottleneck.config import flag_of, require_at_least, require_choices, worker_range
 from bottleneck.errors import ConfigError
+from bottleneck.uris import redact_uri
 
 Recipe = Literal["none", "keras-blog", "vgg16-mlp"]
 Split = Literal["auto", "column", "hash"]
@@ -270,11 +271,11 @@ def given_weights(text: str) -> dict[str, float] | None:
 
 
 def as_flags(config: TrainConfig) -> dict[str, str]:
-    """Returns every setting that has a value as text, for reports."""
+    """Returns every setting that has a value as text, addresses without secrets, for reports."""
     found = {}
     for field in fields(config):
         value = getattr(config, field.name)
         if value is not None:
             text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            found[field.name] = text
+            found[field.name] = redact_uri(text)
     return found

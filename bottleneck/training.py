@@ -39,6 +39,7 @@ from bottleneck.storage import (
     join_uri,
     normalize_uri,
     read_bytes,
+    redact_text,
     redact_uri,
     write_bytes,
 )
@@ -133,7 +134,12 @@ def _earlier_settings(model_uri: str) -> dict[str, Any] | None:
     place = _unfinished(model_uri, _SETTINGS)
     if not exists(place):
         return None
-    found: dict[str, Any] = json.loads(read_bytes(place))
+    try:
+        found: dict[str, Any] = json.loads(read_bytes(place))
+    except ValueError as e:
+        raise ModelError(
+            f"{redact_uri(place)} is no JSON; delete the folder and train again without --resume"
+        ) from e
     return found
 
 
@@ -472,7 +478,8 @@ def _failure(error: BaseException) -> RunFailedError:
     failures = getattr(error, "worker_failures", None) or {}
     first = next(iter(failures.values()), error)
     lines = [line for line in str(first).strip().splitlines() if line.strip()]
+    reason = redact_text(lines[-1])[:300] if lines else ""
     return RunFailedError(
-        f"the training failed: {type(first).__name__}: {lines[-1][:300] if lines else ''}; "
+        f"the training failed: {type(first).__name__}: {reason}; "
         "finished epochs are kept, go on with --resume"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,12 @@ import numpy.typing as npt
 import ray
 
 from bottleneck.backbone_registry import BackboneConfig
-from bottleneck.errors import BottleneckError
+from bottleneck.errors import BottleneckError, ModelError
 from bottleneck.head_fitting import FitConfig, HeadFitter
 from bottleneck.heads import HeadConfig, build_head, class_probabilities
 from bottleneck.model_files import FUSED, HEAD, FileRecord, keras_bytes, write_file
 from bottleneck.training_rows import FeatureRows, WindowReader
+from bottleneck.weights import one_line
 
 _STATE = "state.npz"
 
@@ -129,9 +131,26 @@ def prepare_tensorflow(threads: int) -> None:
 
 
 def load_state(folder: Path) -> dict[str, npt.NDArray[Any]]:
-    """Reads a checkpoint: arrays by name, see :meth:`HeadFitter.state`."""
-    with np.load(folder / _STATE, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+    """Reads a checkpoint: arrays by name, see :meth:`HeadFitter.state`.
+
+    Raises:
+        ModelError: It is none, or holds pickled objects.
+    """
+    try:
+        with np.load(folder / _STATE, allow_pickle=False) as file:
+            found = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as e:
+        raise ModelError(
+            f"the checkpoint of the stopped training cannot be read: {one_line(e)}; start anew "
+            "with --overwrite"
+        ) from e
+    # NumPy returns what is no array in the archive as it is.
+    if not all(isinstance(value, np.ndarray) for value in found.values()):
+        raise ModelError(
+            "the checkpoint of the stopped training cannot be read: it holds other things than "
+            "arrays; start anew with --overwrite"
+        )
+    return found
 
 
 def best_weights(state: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from bottleneck.backbone_registry import weights_file_name
-from bottleneck.errors import BackboneError
-from bottleneck.files import filesystem_of, stat_of_info
-from bottleneck.uris import is_local, local_path, redact_uri
+from bottleneck.errors import BackboneError, SourceError
+from bottleneck.files import download, stat_uri
+from bottleneck.uris import is_local, local_path, redact_text, redact_uri
 
 # A silent server is given up after this long; a slow one is not.
 _DOWNLOAD_TIMEOUT_S = 60
@@ -162,16 +162,19 @@ def file_matches(path: Path, file_hash: str | None) -> bool:
 
 def one_line(error: BaseException, limit: int = 300) -> str:
     """An exception's message in one line of at most ``limit`` characters, with its kind."""
-    text = " ".join(str(error).split())
+    text = redact_text(" ".join(str(error).split()))
+    if isinstance(error, SourceError):
+        return text
     return f"{type(error).__name__}: {text}"[:limit] if text else type(error).__name__
 
 
 def _cached_copy(uri: str) -> Path:
-    filesystem, path = filesystem_of(uri)
-    version = stat_of_info(filesystem.info(path)).fingerprint
-    key = hashlib.sha256(f"{uri} {version}".encode()).hexdigest()[:16]
+    found = stat_uri(uri)
+    if found is None:
+        raise FileNotFoundError
+    key = hashlib.sha256(f"{uri} {found.fingerprint}".encode()).hexdigest()[:16]
     target = cache_dir() / f"{key}-{weights_file_name(uri)}"
-    _once(target, lambda partial: filesystem.get_file(path, str(partial)))
+    _once(target, lambda partial: download(uri, partial))
     return target
 
 

@@ -8,7 +8,7 @@ from bottleneck.errors import BottleneckError
 from bottleneck.status import table_status
 from bottleneck.status_config import StatusConfig
 from bottleneck.status_plots import draw, page
-from bottleneck.storage import normalize_uri, write_bytes
+from bottleneck.storage import normalize_uri, redact_text, write_bytes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             picture = page(status) if config.plot_suffix == ".html" else draw(status)
             write_bytes(normalize_uri(config.plot), picture)
     except BottleneckError as e:
-        print(f"error: {e}", file=sys.stderr, flush=True)
+        print(f"error: {redact_text(str(e))}", file=sys.stderr, flush=True)
         return e.exit_code
     return 0
 

@@ -354,8 +354,8 @@ def test_errors_of_whole_files_are_one_clear_line(tmp_path, s3, monkeypatch):
     )
     monkeypatch.delenv("AWS_ALLOW_HTTP")
     assert message("s3://errors/a.csv") == (
-        "s3://errors/a.csv is behind an endpoint without TLS; set AWS_ALLOW_HTTP=true if that is "
-        "meant, or use https in AWS_ENDPOINT_URL"
+        "s3://errors is behind an endpoint without TLS; set AWS_ALLOW_HTTP=true if that is meant, "
+        "or use https in AWS_ENDPOINT_URL"
     )
 
 
