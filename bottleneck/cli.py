@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar, get_type_hints
 import tyro
 import yaml
 
-from bottleneck import storage
+from bottleneck import logs, storage
 from bottleneck.config import failure_limit, field_names, flag_of
 from bottleneck.errors import BottleneckError, ConfigError, TooManyFailuresError
 from bottleneck.interruption import InterruptedRunError
@@ -58,39 +58,53 @@ def run_job(
     Returns:
         The exit code: 0; 1 when too many images failed or the run could not finish; 2 for
         something the user can mend; 75 when another run is at work on the table; 130 or 143 after
-        SIGINT or SIGTERM. Errors are one line on the standard error stream.
+        SIGINT or SIGTERM. Errors are one line on the standard error stream, with ``--log-json`` a
+        JSON object.
     """
-    handler = logging.StreamHandler()
-    handler.setFormatter(_WithoutSecrets("%(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    try:
-        config = parse(config_type, sys.argv[1:] if argv is None else argv)
-        with contextlib.redirect_stdout(_RayMessages()):
-            summary = job(config)
-        print(summary.to_text(), flush=True)
-        target = getattr(config, "summary", None)
-        if target:
-            storage.write_bytes(storage.normalize_uri(target), summary.to_json().encode())
-        if summary.signal is not None:
-            return 128 + summary.signal
-        if isinstance(summary, Summary):
-            _require_few_failures(summary, getattr(config, "max_failed", "100%"))
-    except (BottleneckError, InterruptedRunError) as e:
-        # What the user typed may hold passwords, and so may what libraries say.
-        print(f"error: {storage.redact_text(str(e))}", file=sys.stderr, flush=True)
-        return e.exit_code
-    except KeyboardInterrupt:
-        # Ctrl-C where no handler is set: before the job sets its own, or in a step without one.
-        print("error: interrupted; nothing was left half done, run again", file=sys.stderr)
-        return 128 + signal.SIGINT
+    with logs.Console() as console:
+        try:
+            return _run(config_type, job, sys.argv[1:] if argv is None else argv, console)
+        except (BottleneckError, InterruptedRunError) as e:
+            logs.fail(str(e), exit_code=e.exit_code)
+            return e.exit_code
+        except KeyboardInterrupt:
+            # Ctrl-C where no handler is set: before the job sets its own, or in a step without one.
+            code = 128 + signal.SIGINT
+            logs.fail("interrupted; nothing was left half done, run again", exit_code=code)
+            return code
+        except Exception:
+            # A defect: Python prints its traceback, in many lines, unless lines must be JSON.
+            if not console.as_json:
+                raise
+            _log.critical("the job failed unexpectedly", exc_info=True)
+            return 1
+
+
+def _run(
+    config_type: type[C], job: Callable[[C], Outcome], argv: Sequence[str], console: logs.Console
+) -> int:
+    # Errors of the flags themselves have the form that the flags ask for.
+    console.as_json = _asks_for_json(argv)
+    arguments = _with_config_file(config_type, argv)
+    console.as_json = _asks_for_json(arguments)
+    config = _parse_flags(config_type, arguments)
+    with contextlib.redirect_stdout(_RayMessages()):
+        summary = job(config)
+    print(summary.to_text(), flush=True)
+    target = getattr(config, "summary", None)
+    if target:
+        storage.write_bytes(storage.normalize_uri(target), summary.to_json().encode())
+    if summary.signal is not None:
+        return 128 + summary.signal
+    if isinstance(summary, Summary):
+        _require_few_failures(summary, getattr(config, "max_failed", "100%"))
     return 0
 
 
-class _WithoutSecrets(logging.Formatter):
-    """Log lines, those of libraries too, without the passwords and signatures of addresses."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return storage.redact_text(super().format(record))
+def _asks_for_json(arguments: Sequence[str]) -> bool:
+    given = [argument.replace("_", "-") for argument in arguments]
+    said = [argument for argument in given if argument in ("--log-json", "--no-log-json")]
+    return said[-1:] == ["--log-json"]
 
 
 class _RayMessages(io.TextIOBase):
@@ -116,10 +130,17 @@ def parse(config_type: type[C], argv: Sequence[str]) -> C:
         ConfigError: A flag, a key or a value is not allowed.
         SystemExit: ``--help`` was asked for.
     """
-    arguments, defaults = _split_off_config(config_type, argv)
-    given = defaults or {}
+    return _parse_flags(config_type, _with_config_file(config_type, argv))
+
+
+def _with_config_file(config_type: type[Any], argv: Sequence[str]) -> list[str]:
+    """Puts the values of a ``--config`` file, as flags, before those that were given."""
+    arguments, given = _split_off_config(config_type, argv)
     # Values of the file are read by the same parser as flags, so that both allow the same.
-    arguments = [*_as_flags(config_type, given), *arguments]
+    return [*_as_flags(config_type, given or {}), *arguments]
+
+
+def _parse_flags(config_type: type[C], arguments: Sequence[str]) -> C:
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed), _unwrapped(arguments):

@@ -15,6 +15,7 @@ import numpy as np
 from bottleneck.features import FeaturesTable, Snapshot
 from bottleneck.lease import Lease
 from bottleneck.plan import Identity, Plan
+from bottleneck.run_metrics import RunMetrics
 from bottleneck.shards import Shard
 from bottleneck.summary import Summary, history_entry
 from bottleneck.tasks import Written, merge_all
@@ -32,6 +33,7 @@ class Committer:
         plan: What the run is to do.
         summary: Where commits, bytes and rows are counted.
         lease: The run's, which every commit renews.
+        metrics: Where commits and bytes are counted for those who watch.
     """
 
     def __init__(
@@ -41,11 +43,13 @@ class Committer:
         plan: Plan,
         summary: Summary,
         lease: Lease,
+        metrics: RunMetrics,
     ) -> None:
         self.snapshot = snapshot
         self._table = table
         self._lease = lease
         self._summary = summary
+        self._metrics = metrics
         self._images = plan.work["image"]
         old = plan.work["old_shard"].fill_null(-1)
         self._old_shard = old.to_numpy().astype(np.int64)
@@ -184,6 +188,7 @@ class Committer:
             self._replacements.pop(path, None)
         self._summary.add_seconds("rewrite", rewrite_s)
         self._summary.add_seconds("commit", time.perf_counter() - began)
+        self._metrics.count_commit(written)
         self._summary.commits += 1
         self._summary.bytes_written += written
         self._summary.version = self.snapshot.version

@@ -88,6 +88,8 @@ class ExtractConfig:
             longer than the longest run.
         compact: Only merge small shards into full ones, then stop.
         summary: Write the final summary to this file as JSON.
+        log_json: Print log, progress and errors as JSON, one object a line, on the standard error
+            stream. The summary stays as it is on the standard output.
     """
 
     images: str = ""
@@ -125,6 +127,7 @@ class ExtractConfig:
     vacuum: float | None = None
     compact: bool = False
     summary: str | None = None
+    log_json: bool = False
 
     def __post_init__(self) -> None:
         if not self.features:

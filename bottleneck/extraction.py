@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import logging
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import replace
 
-from bottleneck import cluster, tasks
+from bottleneck import cluster, logs, tasks
 from bottleneck.backbone_registry import BackboneConfig
 from bottleneck.config import ExtractConfig
 from bottleneck.errors import ConflictError
@@ -51,7 +50,7 @@ def extract(config: ExtractConfig) -> Summary:
             committed before stays.
     """
     summary = Summary(
-        run=uuid.uuid4().hex[:12],
+        run=logs.begin_run(),
         images_uri=redact_uri(normalize_uri(config.images)),
         features_uri=redact_uri(normalize_uri(config.features)),
     )

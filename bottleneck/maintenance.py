@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Sequence
 
-from bottleneck import cluster, tasks
+from bottleneck import cluster, logs, tasks
 from bottleneck.config import ExtractConfig
 from bottleneck.features import FeaturesTable
 from bottleneck.interruption import Interruption
 from bottleneck.lease import Lease, require_free
+from bottleneck.run_metrics import RunMetrics
 from bottleneck.shards import Shard
 from bottleneck.storage import normalize_uri, redact_uri
 from bottleneck.summary import Summary, history_entry
@@ -33,9 +33,9 @@ def maintain(config: ExtractConfig) -> Summary:
 
 
 def _maintain(config: ExtractConfig, interruption: Interruption) -> Summary:
-    began = time.monotonic()
+    began, run = time.monotonic(), logs.begin_run()
     table = FeaturesTable.open(normalize_uri(config.features))
-    summary = Summary(run=uuid.uuid4().hex[:12], images_uri="", features_uri=redact_uri(table.uri))
+    summary = Summary(run=run, images_uri="", features_uri=redact_uri(table.uri))
     require_free(table.log, take_over=config.take_over)
     if config.vacuum is not None:
         summary.deleted_files = table.vacuum(config.vacuum)
@@ -60,6 +60,7 @@ def compact(table: FeaturesTable, shard_mb: float, summary: Summary, lease: Leas
     """
     snapshot = table.snapshot()
     rows = table.row_format(snapshot.spec)
+    metrics = RunMetrics(summary.run)
     groups = small_neighbours(snapshot.shards, shard_mb * 1e6)
     for start in range(0, len(groups), _MERGES_A_COMMIT):
         some = groups[start : start + _MERGES_A_COMMIT]
@@ -80,6 +81,7 @@ def compact(table: FeaturesTable, shard_mb: float, summary: Summary, lease: Leas
             mark=mark,
         )
         lease.wrote(mark)
+        metrics.count_commit(written)
         summary.commits += 1
         summary.bytes_written += written
 

@@ -59,6 +59,8 @@ class PredictConfig:
         dry_run: Only print the plan.
         node_hour_price: Price of one node for one hour, for the cost in the plan.
         summary: Write the final summary to this file as JSON.
+        log_json: Print log, progress and errors as JSON, one object a line, on the standard error
+            stream. The summary stays as it is on the standard output.
     """
 
     model: str
@@ -89,6 +91,7 @@ class PredictConfig:
     dry_run: bool = False
     node_hour_price: float | None = None
     summary: str | None = None
+    log_json: bool = False
 
     def __post_init__(self) -> None:
         for flag, value in (("--model", self.model), ("--predictions", self.predictions)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 from PIL import Image
 
-from bottleneck import cluster, plots, report, storage
+from bottleneck import cluster, logs, plots, report, storage
 from bottleneck.classifiers import LocatedModel, PredictionSpec, locate_model
 from bottleneck.errors import SpecMismatchError
 from bottleneck.estimate import estimate_run
@@ -90,7 +89,7 @@ def predict(config: PredictConfig) -> PredictSummary:
             committed before stays.
     """
     summary = PredictSummary(
-        run=uuid.uuid4().hex[:12],
+        run=logs.begin_run(),
         images_uri=redact_uri(normalize_uri(config.images or config.features)),
         features_uri=redact_uri(normalize_uri(config.predictions)),
     )

@@ -28,6 +28,7 @@ from bottleneck.placement import ActorSizing, Placement, size_actors
 from bottleneck.plan import Plan
 from bottleneck.progress import Progress
 from bottleneck.pump import Pump
+from bottleneck.run_metrics import RunMetrics
 from bottleneck.shards import encoded_row_bytes
 from bottleneck.summary import Summary
 
@@ -84,7 +85,8 @@ class RunLoop:
         self._interruption = interruption
         self._interval = commit_interval(config.commit_every)
         self._lease = Lease(table.log, summary.run, take_over=config.take_over)
-        self._committer = Committer(table, snapshot, plan, summary, self._lease)
+        self._metrics = RunMetrics(summary.run)
+        self._committer = Committer(table, snapshot, plan, summary, self._lease, self._metrics)
         self._progress = Progress(plan.work.num_rows)
         self._group = _Group([])
         self._writing: list[Any] = []
@@ -221,6 +223,7 @@ class RunLoop:
 
     def _count(self, written: tasks.Written) -> None:
         summary = self._summary
+        self._metrics.count_written(written)
         self._progress.failed += sum(written.statuses.values()) - written.statuses.get("ok", 0)
         self._unavailable += written.statuses.get(UNAVAILABLE, 0)
         summary.bytes_read += written.read_bytes

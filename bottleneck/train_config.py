@@ -125,6 +125,8 @@ class TrainConfig:
         address: Ray cluster to use, such as `auto` or ray://host:10001. When not given, the
             environment variable RAY_ADDRESS, else an embedded Ray.
         summary: Write the final summary to this file as JSON.
+        log_json: Print log, progress and errors as JSON, one object a line, on the standard error
+            stream. The summary stays as it is on the standard output.
     """
 
     features: str
@@ -163,6 +165,7 @@ class TrainConfig:
     weights: str | None = None
     address: str | None = None
     summary: str | None = None
+    log_json: bool = False
 
     def __post_init__(self) -> None:
         for name in ("features", "model"):

@@ -15,6 +15,7 @@ class TrainSummary:
     """What a training did.
 
     Attributes:
+        run: Identity of the run.
         features_uri: The table, without credentials.
         version: Its version that was trained on.
         model_uri: The model, without credentials.
@@ -33,6 +34,7 @@ class TrainSummary:
         signal: Always None: an interrupted training has no summary.
     """
 
+    run: str
     features_uri: str
     model_uri: str
     version: int = 0
@@ -69,7 +71,7 @@ class TrainSummary:
             if name in best
         )
         lines = [
-            "Trained",
+            f"Trained (run {self.run})",
             f"  table       {self.features_uri}  version {self.version}",
             f"  rows        {split}" + (f"  (left out: {out})" if out else ""),
             f"  labels      {len(self.labels):,}",

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow.fs as pafs
 import ray
 
-from bottleneck import cluster, model_files, tasks
+from bottleneck import cluster, logs, model_files, tasks
 from bottleneck.backbone_of_spec import backbone_of, require_same_weights
 from bottleneck.backbone_registry import BackboneConfig
 from bottleneck.config import worker_range
@@ -57,11 +57,12 @@ from bottleneck.training_worker import (
     train_worker,
 )
 
-_log = logging.getLogger(__name__)
-
 #: Folder under ``--model`` with the checkpoints of a training that is not finished.
 _UNFINISHED = "unfinished"
 _SETTINGS = "settings.json"
+
+#: Figures of an epoch that are shown.
+_SHOWN = ("loss", "accuracy", "val_loss", "val_accuracy")
 
 _POLL_S = 0.3
 _CHECKPOINTS_KEPT = 2
@@ -81,7 +82,7 @@ def train(config: TrainConfig) -> TrainSummary:
         BottleneckError: Something the user can mend, or the training could not finish; finished
             epochs stay for ``resume``.
     """
-    began = time.monotonic()
+    began, run_id = time.monotonic(), logs.begin_run()
     config = config.settled
     model_uri = normalize_uri(config.model)
     with Interruption() as interruption:
@@ -92,9 +93,9 @@ def train(config: TrainConfig) -> TrainSummary:
             config = replace(config, version=int(earlier["version"]), as_of=None)
         snapshot = table.snapshot(version=config.version, as_of=config.moment)
         rows = select_rows(snapshot, config)
-        summary = _begun(config, snapshot, rows)
+        summary = _begun(run_id, config, snapshot, rows)
         for text in summary.warnings:
-            _say(f"note: {text}")
+            logs.say(f"note: {text}", event="notice", level=logging.WARNING)
 
         cluster.connect(config.address)
         interruption.reinstall()
@@ -120,10 +121,6 @@ def train(config: TrainConfig) -> TrainSummary:
         _discard(model_uri)
     summary.seconds = time.monotonic() - began
     return summary
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _unfinished(model_uri: str, *parts: str) -> str:
@@ -197,9 +194,12 @@ def _discard(model_uri: str) -> None:
         filesystem.delete_dir(root)
 
 
-def _begun(config: TrainConfig, snapshot: Snapshot, rows: LabelledRows) -> TrainSummary:
+def _begun(
+    run_id: str, config: TrainConfig, snapshot: Snapshot, rows: LabelledRows
+) -> TrainSummary:
     counts = {split: rows.counts(split) for split in SPLITS}
     summary = TrainSummary(
+        run=run_id,
         features_uri=redact_uri(snapshot.table_uri),
         model_uri=redact_uri(normalize_uri(config.model)),
         version=snapshot.version,
@@ -430,12 +430,16 @@ class _Training:
     def _show(self, log: Any, start: int) -> int:
         entries, _ = ray.get(log.read.remote(start))
         for entry in entries:
-            figures = "  ".join(
-                f"{name} {entry[name]:.4f}"
-                for name in ("loss", "accuracy", "val_loss", "val_accuracy")
-                if name in entry
+            epoch, epochs = int(entry["epoch"]), self._fit.epochs
+            figures = {name: entry[name] for name in _SHOWN if name in entry}
+            text = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+            logs.say(
+                f"epoch {epoch}/{epochs}  {text}",
+                event="progress",
+                epoch=epoch,
+                epochs=epochs,
+                **figures,
             )
-            _say(f"epoch {int(entry['epoch'])}/{self._fit.epochs}  {figures}")
         return start + len(entries)
 
     def judge(self, weights: list[Any]) -> tuple[str, Evaluation | None]:

@@ -28,7 +28,8 @@ from ray.autoscaler._private.util import validate_config
 from ray.scripts.scripts import start as ray_start
 
 from bottleneck.cli import parse
-from bottleneck.config import ExtractConfig, actor_range
+from bottleneck.config import ExtractConfig, actor_range, commit_interval
+from bottleneck.run_metrics import METRICS
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"
@@ -349,34 +350,68 @@ def test_crontab_submits_commands_that_the_job_accepts(monkeypatch: pytest.Monke
     assert "flock" not in " ".join(entries)
 
 
-METRICS = {
-    "ray_bottleneck_images_total",
-    "ray_bottleneck_bytes_read_total",
-    "ray_bottleneck_bytes_written_total",
-    "ray_bottleneck_commits_total",
-    "ray_bottleneck_fetch_seconds_total",
-    "ray_bottleneck_decode_seconds_total",
-    "ray_bottleneck_inference_seconds_total",
-}
+DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana" / "bottleneck.json").read_text())
+SELECTOR = r"(ray_\w+)\{([^}]*)\}"
 
 
-def test_dashboard_asks_for_the_metrics_that_there_are() -> None:
-    dashboard = json.loads((DEPLOY / "grafana" / "bottleneck.json").read_text())
-    panels = dashboard["panels"]
-    queries = [target["expr"] for panel in panels for target in panel["targets"]]
-    assert set(re.findall(r"ray_\w+", " ".join(queries))) == METRICS
-    for query in queries:
+def test_dashboard_asks_for_the_metrics_and_labels_that_there_are() -> None:
+    exported = {metric.exported_name: set(metric.labels) for metric in METRICS}
+    panels = DASHBOARD["panels"]
+    asked = set()
+    for target in (target for panel in panels for target in panel["targets"]):
+        query = target["expr"]
         assert query.count("(") == query.count(")")
-        # Each counter is one of the chosen runs', and nothing but its growth is looked at.
-        assert query.count("{run=~") == len(re.findall(r"(rate|increase)\(ray_", query))
-    variables = {variable["name"]: variable for variable in dashboard["templating"]["list"]}
+        selectors = re.findall(SELECTOR, query)
+        # Nothing is asked for without saying of which runs.
+        assert len(selectors) == len(re.findall(r"ray_", query))
+        for name, matchers in selectors:
+            labels = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers))
+            grouped = set(re.findall(r"by \((\w+)\)", query))
+            shown = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+            assert "run" in labels
+            assert labels | grouped <= exported[name]
+            assert shown <= grouped
+            asked.add(name)
+    assert asked == set(exported)
+    variables = {variable["name"]: variable for variable in DASHBOARD["templating"]["list"]}
     assert list(variables) == ["datasource", "run"]
-    assert variables["run"]["definition"] == "label_values(ray_bottleneck_images_total, run)"
+    chosen = re.fullmatch(r"label_values\((\w+), (\w+)\)", variables["run"]["definition"])
+    assert chosen is not None
+    assert chosen[2] in exported[chosen[1]]
+    assert variables["run"]["query"]["query"] == chosen[0]
     assert {panel["datasource"]["uid"] for panel in panels} == {"${datasource}"}
 
 
+def test_dashboard_looks_at_counters_in_a_way_that_loses_nothing() -> None:
+    """A run's counter appears with its first shard and never stands at zero before.
+
+    What happened in the time shown is the difference of two values: `increase` would leave out the
+    first one, which of a short run is everything. Rates are taken over longer than commits may be
+    apart, or they would show peaks and nothing between.
+    """
+    for panel in DASHBOARD["panels"]:
+        for target in panel["targets"]:
+            if panel["type"] == "stat":
+                found = re.search(SELECTOR, target["expr"])
+                assert found is not None
+                end = f"last_over_time({found[0]}[$__range])"
+                start = f"{found[0]} offset $__range or 0 * {end}"
+                assert target["expr"].removesuffix(" or vector(0)") == f"sum({end} - ({start}))"
+                assert target["instant"]
+            else:
+                rates = re.findall(rf"rate\({SELECTOR}\[\$__rate_interval\]\)", target["expr"])
+                assert len(rates) == target["expr"].count("ray_")
+        if panel["type"] != "stat":
+            longest_s = commit_interval(
+                ExtractConfig(images="a", features="b").commit_every
+            ).seconds
+            minutes = re.fullmatch(r"(\d+)m", panel["interval"])
+            assert minutes is not None
+            assert 60 * int(minutes[1]) >= 2 * longest_s
+
+
 def test_dashboard_panels_do_not_overlap() -> None:
-    panels = json.loads((DEPLOY / "grafana" / "bottleneck.json").read_text())["panels"]
+    panels = DASHBOARD["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     covered = [
         (x, y)

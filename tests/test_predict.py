@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from coloured import Colour, draw, read_snapshot
 from labelled import draw_images, labelled_colours, three_splits, write_table
+from scraped import require_served
 
 from bottleneck.cli import run_job
 from bottleneck.features import FeaturesTable
@@ -91,6 +92,7 @@ def test_images_get_the_predictions_of_the_head_and_only_changes_cost(
     right = sum(row["predicted"] == row["label"] for row in rows if row["status"] == "ok")
     assert first.evaluation.accuracy.value == right / 60
     assert json.loads(first.to_json())["evaluation"]["count"] == 60
+    require_served(first)
     page = (tmp_path / "report.html").read_text()
     mistakes = [row for row in rows if row["status"] == "ok" and row["predicted"] != row["label"]]
     assert mistakes

@@ -222,12 +222,16 @@ def test_a_table_and_a_model_in_s3_with_three_labels(
     assert "--binary needs two labels and version 1 of s3://heads/features has 3" in (
         capsys.readouterr().err
     )
-    code = run_job(
-        TrainConfig, train, [*flags, "--epochs=3", "--hidden=8", "--class-weights=balanced"]
-    )
+    flags += ["--epochs=3", "--hidden=8", "--class-weights=balanced", "--log-json"]
+    code = run_job(TrainConfig, train, flags)
     printed = capsys.readouterr()
     assert code == 0, printed.err
-    assert "epoch 3/3" in printed.err
+    lines = [json.loads(line) for line in printed.err.splitlines()]
+    epochs = [line for line in lines if line["event"] == "progress"]
+    assert [(line["epoch"], line["epochs"]) for line in epochs] == [(1, 3), (2, 3), (3, 3)]
+    assert epochs[2]["message"].startswith(f"epoch 3/3  loss {epochs[2]['loss']:.4f}  accuracy ")
+    assert printed.out.startswith(f"Trained (run {epochs[0]['run']})\n")
+    assert len({line["run"] for line in lines}) == 1
     assert "rows        train 720, validation 240, test 240" in printed.out
     assert read_manifest("s3://heads/model").labels == ("blue", "green", "red")
     listed = s3.client().list_objects_v2(Bucket="heads", Prefix="model/")["Contents"]

@@ -374,6 +374,7 @@ TRAIN = TrainConfig(
     weights="w.h5",
     address="auto",
     summary="s.json",
+    log_json=True,
 )
 TRAIN_FLAGS = (
     "--features s3://lake/features --model s3://models/pets --as-of 2026-01-31T06:00+00:00 "
@@ -382,7 +383,7 @@ TRAIN_FLAGS = (
     "--optimizer sgd --learning-rate 1e-3 --schedule cosine --epochs 7 --batch-size 128 "
     "--class-weights cats=2,dogs=1 --monitor val_accuracy --patience 0 --seed 11 --workers 1:4 "
     "--gpus-per-worker 0 --cpus-per-worker 2 --memory-gb 1.5 --storage bfloat16 "
-    "--max-worker-failures 9 --resume --weights w.h5 --address auto --summary s.json"
+    "--max-worker-failures 9 --resume --weights w.h5 --address auto --summary s.json --log-json"
 )
 TRAIN_YAML = """
 features: s3://lake/features
@@ -418,6 +419,7 @@ resume: true
 weights: w.h5
 address: auto
 summary: s.json
+log_json: true
 """
 
 PREDICT = PredictConfig(
@@ -446,13 +448,14 @@ PREDICT = PredictConfig(
     dry_run=True,
     node_hour_price=2.5,
     summary="s.json",
+    log_json=True,
 )
 PREDICT_FLAGS = (
     "--model pets --predictions said --features table --version 4 --layout flat --top 3 "
     "--weights w.h5 --report report.html --max-pixels 1000 --max-image-mb 1 --address auto "
     "--actors 1:2 --gpus-per-actor 0.5 --cpus-per-actor 1 --batch-size 8 --fetch-concurrency 4 "
     "--fetch-timeout-s 5 --shard-mb 1 --keep-deleted --retry-failed --max-failed 5% --dry-run "
-    "--node-hour-price 2.5 --summary s.json"
+    "--node-hour-price 2.5 --summary s.json --log-json"
 )
 PREDICT_YAML = """
 model: pets
@@ -480,6 +483,7 @@ max_failed: 5%
 dry_run: true
 node_hour_price: 2.5
 summary: s.json
+log_json: true
 """
 
 

@@ -1,0 +1,195 @@
+"""What Prometheus gets to see of a run, scraped from a real node."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+from coloured import draw, numbered
+from scraped import embedded_port, figures_in, figures_of, require_served
+
+from bottleneck.cli import run_job
+from bottleneck.config import ExtractConfig
+from bottleneck.extraction import extract
+from bottleneck.maintenance import maintain
+from bottleneck.summary import Summary
+
+ROOT = Path(__file__).resolve().parents[1]
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Head:
+    """A head in its own processes, with a folder of its own.
+
+    Not Ray's `Cluster`: its end removes the address file of any other Ray on the machine.
+    """
+
+    def __init__(self) -> None:
+        # Short: the names of its sockets may have 107 characters.
+        self._home = Path(tempfile.mkdtemp(prefix="bn-"))
+        port, self.metrics_port = free_port(), free_port()
+        self.address = f"{ray.util.get_node_ip_address()}:{port}"
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+        with (self._home / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block",
+                 f"--port={port}", f"--temp-dir={self._home}", "--num-cpus=2", "--num-gpus=0",
+                 "--object-store-memory=200000000", "--include-dashboard=false",
+                 "--disable-usage-stats", f"--metrics-export-port={self.metrics_port}",
+                 f"--dashboard-agent-listen-port={free_port()}"],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment | {"RAY_AUTH_MODE": "disabled"},
+                start_new_session=True,
+            )  # fmt: skip
+
+    @property
+    def log(self) -> str:
+        return (self._home / "log").read_text()
+
+    def starts(self) -> bool:
+        """Waits until it is up; False when it gave up."""
+        while "Ray runtime started" not in self.log:
+            if self._process.poll() is not None:
+                return False
+            time.sleep(0.5)
+        return True
+
+    def end(self) -> None:
+        children: list[psutil.Process] = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            children = psutil.Process(self._process.pid).children(recursive=True)
+        self._process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(20)
+        for each in [*children, self._process]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+        self._process.wait()
+        shutil.rmtree(self._home, ignore_errors=True)
+
+
+@pytest.fixture
+def head() -> Iterator[Head]:
+    # On a loaded machine Ray exceeds its own time limit for a start.
+    for attempt in range(3):
+        head = Head()
+        try:
+            if head.starts():
+                yield head
+                return
+            assert attempt < 2, head.log
+        finally:
+            head.end()
+
+
+def summary_in(path: Path) -> Summary:
+    values = json.loads(path.read_text())
+    return Summary(**{field.name: values[field.name] for field in fields(Summary)})
+
+
+def photos_with_broken_ones(folder: Path) -> Path:
+    draw(folder, numbered(37))
+    (folder / "things/empty.png").write_bytes(b"")
+    for number in range(2):
+        (folder / f"things/page-{number}.png").write_bytes(b"<html>")
+    return folder
+
+
+def test_a_short_runs_last_figures_are_served_after_its_driver_is_gone(
+    head: Head, tmp_path: Path
+) -> None:
+    """Ray reports every ten seconds and when a driver ends; all figures of this run are late."""
+    photos = photos_with_broken_ones(tmp_path / "photos")
+    done = subprocess.run(
+        [sys.executable, "jobs/extract.py", f"--address={head.address}", f"--images={photos}",
+         f"--features={tmp_path / 'table'}", "--backbone=channel-means", "--weights=none",
+         "--batch-size=8", "--shard-mb=0.001", "--commit-every=2 shards", "--max-failed=2",
+         f"--summary={tmp_path / 'summary.json'}", "--log-json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    summary = summary_in(tmp_path / "summary.json")
+    assert (summary.computed, summary.failed) == (40, {"empty": 1, "not_an_image": 2})
+    assert summary.commits > 1
+    found = figures_of(head.metrics_port, summary.run)
+    wanted = figures_in(summary)
+    assert len(wanted) == 9
+    # The summary rounds seconds to milliseconds.
+    assert found == pytest.approx(wanted, rel=0, abs=0.0005)
+    whole = [name for name in wanted if "seconds" not in name]
+    assert {name: found[name] for name in whole} == {name: wanted[name] for name in whole}
+
+    # The same run's lines: JSON to the last, each with the run's id once it has one.
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert {line["run"] for line in lines} == {summary.run}
+    last = lines[-2]
+    assert (last["event"], last["done"], last["total"]) == ("progress", 40, 40)
+    assert (last["failed"], last["committed"]) == (3, 40)
+    assert (lines[-1]["event"], lines[-1]["exit_code"]) == ("error", 1)
+    assert lines[-1]["message"].startswith("3 images failed and --max-failed 2 allows 2; ")
+    assert done.stdout.startswith(f"Done (run {summary.run})\n")
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_each_run_of_a_process_has_its_own_figures_and_stderr_stays_clean(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    photos, table = photos_with_broken_ones(tmp_path / "photos"), str(tmp_path / "table")
+
+    def config(**more: object) -> ExtractConfig:
+        flags = {"backbone": "channel-means", "weights": "none", "batch_size": 8, "actors": "1"}
+        return ExtractConfig(images=str(photos), features=table, **(flags | more))  # type: ignore[arg-type]
+
+    first = extract(config(shard_mb=0.001))
+    draw(photos, numbered(5, start=500))
+    (photos / "things/000003.png").unlink()
+    second = extract(config())
+    third = maintain(ExtractConfig(features=table, compact=True))
+    assert (first.computed, second.computed, second.removed) == (40, 5, 1)
+    assert third.commits == 1
+    assert "Traceback" not in capfd.readouterr().err
+    for run in (first, second, third):
+        require_served(run)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_an_unchanged_source_counts_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw(tmp_path / "photos", numbered(3))
+    flags = [f"--images={tmp_path / 'photos'}", f"--features={tmp_path / 'table'}", "--actors=1",
+             "--backbone=channel-means", "--weights=none"]  # fmt: skip
+    assert run_job(ExtractConfig, extract, flags) == 0
+    capsys.readouterr()
+    assert run_job(ExtractConfig, extract, flags) == 0
+    printed = capsys.readouterr()
+    run = printed.out.split("(run ")[1][:12]
+    assert figures_of(embedded_port(), run) == {}
+    assert printed.err == ""
