@@ -70,6 +70,7 @@ class StallWatch:
 
     def __init__(self) -> None:
         self._nodes = cluster.node_ids()
+        self._began = time.monotonic()
         self._last: float | None = None
         self._longest_gap = 0.0
 
@@ -83,9 +84,8 @@ class StallWatch:
     def nodes_lost(self) -> int:
         """Number of nodes lost, once the pipeline has stood still for suspiciously long."""
         now = time.monotonic()
-        if self._last is None:
-            # Still starting: actors may take minutes to load on their first node.
-            self._last = now
-        if now - self._last < max(_STALL_S, 3 * self._longest_gap):
+        # The time until the first block, in which backbones load, says nothing about later ones.
+        since = self._began if self._last is None else self._last
+        if now - since < max(_STALL_S, 3 * self._longest_gap):
             return 0
         return cluster.lost_nodes(self._nodes)
