@@ -1,0 +1,166 @@
+"""Images a second that the framework itself moves, with a backbone that costs nothing.
+
+Run it as .venv/bin/python benchmarks/scale/throughput.py. PNGs of 4×4 pixels on a local disk, which
+hardly cost any decoding, go through the job's own listing, plan, pipeline, shards and commits; in
+place of the backbone an actor returns vectors of 512 values that it holds already. The rate is the
+one that the job reports: from the first finished block to the last commit, so without the start
+of Ray and of its workers.
+
+`alone` is the same work in one process without Ray, stage by stage.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.fs as pafs
+import pyarrow.compute as pc
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from processes import machine_cpu_s
+from results import CommonSettings, Result
+from scale import stand_ins
+
+from bottleneck import cluster
+from bottleneck.pipeline import fetch_and_decode, task_tables
+from bottleneck.plan import make_plan
+from bottleneck.shards import SCHEMA, write_shard
+from bottleneck.sources import list_images
+
+_AIM_IMAGES_S = 2000.0
+
+#: Images for the stages alone.
+_ALONE_IMAGES = 20_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(CommonSettings):
+    """Measures images/s of the job around a backbone that costs nothing.
+
+    Attributes:
+        images: Images in a turn.
+        side: Height and width in pixels that images are decoded to.
+        repeat: Turns.
+        address: Ray cluster to use; an embedded one when not given.
+    """
+
+    images: int = 100_000
+    side: int = 32
+    repeat: int = 3
+    address: str | None = None
+
+
+def main(settings: Settings) -> None:
+    images = 600 if settings.smoke else settings.images
+    repeat = 1 if settings.smoke else settings.repeat
+    result = Result("scale/throughput", settings.to_json())
+    stages = stand_ins.stand_in(settings.side)
+    with tempfile.TemporaryDirectory(prefix="bench-throughput-") as scratch:
+        folder = Path(scratch)
+        stand_ins.write_images(folder / "images", images)
+        alone = _alone(folder, stages, min(images, _ALONE_IMAGES))
+        cluster.connect(settings.address)
+        turns = [_turn(folder, stages, number) for number in range(repeat)]
+    table = result.table(
+        f"{images:,} images to {settings.side}×{settings.side} pixels and 512 values, "
+        f"{stand_ins.cores()} cores"
+    )
+    for turn in turns:
+        table.add(**turn["figures"])
+    median = statistics.median(turn["figures"]["images_per_s"] for turn in turns)
+    result.target("images/s, median of turns", round(median), _AIM_IMAGES_S)
+    best = max(turns, key=lambda turn: turn["figures"]["images_per_s"])
+    spent = result.table("Where the time goes in the fastest turn, µs an image")
+    for name, seconds in best["spent"].items():
+        spent.add(what=name, us_an_image=round(1e6 * seconds / images, 1))
+    single = result.table("The same in one process without Ray, µs an image")
+    single.add(**alone)
+    result.finish(settings.results)
+
+
+def _turn(folder: Path, stages: stand_ins.StandInPipeline, number: int) -> dict[str, Any]:
+    before, busy = _cpu_by_kind(), machine_cpu_s()
+    summary = stand_ins.run(
+        folder / "images", str(folder / f"table-{number}"), stages, {"commit_every": "20s"}
+    )
+    after, busy = _cpu_by_kind(), machine_cpu_s() - busy
+    cpu = {kind: after[kind] - before[kind] for kind in after}
+    figures = {
+        "turn": number + 1,
+        "images_per_s": round(summary.images_per_s),
+        "wall_s": round(summary.seconds, 1),
+        "commits": summary.commits,
+        "others_cores": round(max(0.0, busy - sum(cpu.values())) / summary.seconds, 2),
+    }
+    spent = {f"{stage}, seconds of its own": s for stage, s in summary.stage_s.items()}
+    spent |= {f"processor, {kind}": seconds for kind, seconds in cpu.items()}
+    return {"figures": figures, "spent": spent}
+
+
+def _cpu_by_kind() -> dict[str, float]:
+    """Processor seconds so far of the driver, Ray's own processes and the workers."""
+    driver = psutil.Process()
+    spent = {"driver": _cpu_s(driver), "Ray's servers": 0.0, "workers": 0.0}
+    for process in driver.children(recursive=True):
+        try:
+            words = process.cmdline()
+            is_worker = bool(words) and (words[0].startswith("ray::") or _WORKER in " ".join(words))
+            spent["workers" if is_worker else "Ray's servers"] += _cpu_s(process)
+        except psutil.NoSuchProcess:
+            continue
+    return spent
+
+
+_WORKER = "default_worker.py"
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _alone(folder: Path, stages: stand_ins.StandInPipeline, images: int) -> dict[str, Any]:
+    """Runs the stages one after the other in this process."""
+    began = time.perf_counter()
+    listing = list_images(str(folder / "images"))
+    listed = time.perf_counter()
+    plan = make_plan(listing.images, None)
+    planned = time.perf_counter()
+    work = plan.work.slice(0, images)
+    blocks = [
+        block
+        for table in task_tables(work, stages.batch_size)
+        for block in fetch_and_decode(table, config=stages)
+    ]
+    decoded = time.perf_counter()
+    fetch_s, decode_s = (
+        sum(float(pc.sum(block[name]).as_py()) for block in blocks)
+        for name in ("fetch_s", "decode_s")
+    )
+    actor = stand_ins.StandInActor(stages, 1)
+    results = [actor(block).select(SCHEMA.names).cast(SCHEMA) for block in blocks]
+    began_write = time.perf_counter()
+    write_shard(pafs.LocalFileSystem(), str(folder / "alone"), stages.row_length, results)
+    wrote = time.perf_counter()
+    everything = listing.images.num_rows
+    return {
+        "list": round(1e6 * (listed - began) / everything, 1),
+        "plan": round(1e6 * (planned - listed) / everything, 1),
+        "fetch": round(1e6 * fetch_s / images, 1),
+        "decode": round(1e6 * decode_s / images, 1),
+        "fetch_and_decode": round(1e6 * (decoded - planned) / images, 1),
+        "write": round(1e6 * (wrote - began_write) / images, 1),
+    }
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings))
