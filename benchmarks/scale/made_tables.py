@@ -18,7 +18,7 @@ import polars as pl
 import pyarrow as pa
 
 from bottleneck.features import FeaturesTable, Snapshot
-from bottleneck.shards import SCHEMA, Shard, features_array, row_group_rows, write_shard
+from bottleneck.shards import SCHEMA, Shard, features_array, write_shard
 from bottleneck.spec import FeatureSpec
 from bottleneck.table_location import filesystem_of
 

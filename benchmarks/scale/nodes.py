@@ -49,7 +49,7 @@ class Settings(CommonSettings):
     """
 
     nodes: tuple[int, ...] = (1, 2, 4, 8)
-    images: int = 2_000
+    images: int = 1_500
     image_s: float = 0.04
 
 

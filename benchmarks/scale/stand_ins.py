@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from ray.cloudpickle import register_pickle_by_value
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -42,6 +43,9 @@ from bottleneck.spec import FeatureSpec
 from bottleneck.summary import Summary
 
 _FOLDER_IMAGES = 1_000
+
+# Workers have the package, but not its benchmarks: what is defined here goes to them by value.
+register_pickle_by_value(sys.modules[__name__])
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pyarrow.fs as pafs
 import pyarrow.compute as pc
+import pyarrow.fs as pafs
 import tyro
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -53,7 +53,7 @@ class Settings(CommonSettings):
         address: Ray cluster to use; an embedded one when not given.
     """
 
-    images: int = 100_000
+    images: int = 60_000
     side: int = 32
     repeat: int = 3
     address: str | None = None
