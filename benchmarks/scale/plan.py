@@ -100,7 +100,7 @@ def main(settings: Settings) -> None:
         f"Planning a night on a table in shards of {settings.shard_rows:,} rows, medians of "
         f"{settings.repeat}"
     )
-    for rows in (2_000,) if settings.smoke else settings.rows:
+    for rows in (1_000, 2_000) if settings.smoke else settings.rows:
         for layout in settings.layouts:
             with tempfile.TemporaryDirectory(prefix="bench-plan-", dir=settings.scratch) as folder:
                 planned = _plan_often(Path(folder), settings, layout, rows)
@@ -201,12 +201,14 @@ def _resident_mb() -> float:
 def _count_requests(result: Result, settings: Settings) -> None:
     """Counts what reading a shard's identities takes, at two sizes, and so what a group takes."""
     table = result.table("Requests to S3 that planning takes, for one shard with full features")
-    groups = {"maps": (10, 40), "pooled": (1, 4)}
+    groups = {"maps": (1, 3), "pooled": (1, 2)}
+    if not settings.smoke:
+        groups = {"maps": (10, 40), "pooled": (1, 4)}
     with S3Server() as s3, s3.environ():
         s3.create_bucket("lake")
         for layout in settings.layouts:
             spec = SPECS[layout]
-            for count in groups[layout][:1] if settings.smoke else groups[layout]:
+            for count in groups[layout]:
                 uri = f"s3://lake/{layout}-{count}"
                 features = FeaturesTable.create(uri, spec)
                 rows = count * made_tables.row_group_rows(spec.length)
