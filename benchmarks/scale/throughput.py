@@ -14,10 +14,11 @@ from __future__ import annotations
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 import pyarrow.compute as pc
@@ -37,6 +38,9 @@ from bottleneck.shards import SCHEMA, write_shard
 from bottleneck.sources import list_images
 
 _AIM_IMAGES_S = 2000.0
+
+#: What Ray starts workers with, until they have a task to be named after.
+_WORKER = "default_worker.py"
 
 #: Images for the stages alone.
 _ALONE_IMAGES = 20_000
@@ -88,39 +92,73 @@ def main(settings: Settings) -> None:
 
 
 def _turn(folder: Path, stages: stand_ins.StandInPipeline, number: int) -> dict[str, Any]:
-    before, busy = _cpu_by_kind(), machine_cpu_s()
-    summary = stand_ins.run(
-        folder / "images", str(folder / f"table-{number}"), stages, {"commit_every": "20s"}
-    )
-    after, busy = _cpu_by_kind(), machine_cpu_s() - busy
-    cpu = {kind: after[kind] - before[kind] for kind in after}
+    busy = machine_cpu_s()
+    with _CpuWatch() as watch:
+        summary = stand_ins.run(
+            folder / "images", str(folder / f"table-{number}"), stages, {"commit_every": "20s"}
+        )
+    busy = machine_cpu_s() - busy
+    own = sum(watch.spent.values())
     figures = {
         "turn": number + 1,
         "images_per_s": round(summary.images_per_s),
         "wall_s": round(summary.seconds, 1),
         "commits": summary.commits,
-        "others_cores": round(max(0.0, busy - sum(cpu.values())) / summary.seconds, 2),
+        "own_cores": round(own / summary.seconds, 2),
+        "others_cores": round(max(0.0, busy - own) / summary.seconds, 2),
     }
     spent = {f"{stage}, seconds of its own": s for stage, s in summary.stage_s.items()}
-    spent |= {f"processor, {kind}": seconds for kind, seconds in cpu.items()}
+    spent |= {f"processor, {kind}": seconds for kind, seconds in watch.spent.items()}
     return {"figures": figures, "spent": spent}
 
 
-def _cpu_by_kind() -> dict[str, float]:
-    """Processor seconds so far of the driver, Ray's own processes and the workers."""
-    driver = psutil.Process()
-    spent = {"driver": _cpu_s(driver), "Ray's servers": 0.0, "workers": 0.0}
-    for process in driver.children(recursive=True):
-        try:
-            words = process.cmdline()
-            is_worker = bool(words) and (words[0].startswith("ray::") or _WORKER in " ".join(words))
-            spent["workers" if is_worker else "Ray's servers"] += _cpu_s(process)
-        except psutil.NoSuchProcess:
-            continue
-    return spent
+class _CpuWatch(threading.Thread):
+    """Adds up what this process and all that it started use, also of those that end meanwhile.
+
+    Attributes:
+        spent: Processor seconds since it was entered: of the driver, of Ray's own processes and of
+            its workers.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._over = threading.Event()
+        self._seen: dict[tuple[int, float], tuple[str, float]] = {}
+        self._before: dict[tuple[int, float], float] = {}
+        self.spent: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        self._look()
+        self._before = {process: seconds for process, (_, seconds) in self._seen.items()}
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.join()
+        self._look()
+        self.spent = {"driver": 0.0, "Ray's servers": 0.0, "workers": 0.0}
+        for process, (kind, seconds) in self._seen.items():
+            self.spent[kind] += seconds - self._before.get(process, 0.0)
+
+    def run(self) -> None:
+        """Looks every second."""
+        while not self._over.wait(1.0):
+            self._look()
+
+    def _look(self) -> None:
+        driver = psutil.Process()
+        for process in (driver, *driver.children(recursive=True)):
+            try:
+                kind = "driver" if process == driver else _kind(process.cmdline())
+                self._seen[process.pid, process.create_time()] = (kind, _cpu_s(process))
+            except psutil.NoSuchProcess:
+                continue
 
 
-_WORKER = "default_worker.py"
+def _kind(command: list[str]) -> str:
+    is_worker = any(word.startswith("ray::") or _WORKER in word for word in command)
+    return "workers" if is_worker else "Ray's servers"
 
 
 def _cpu_s(process: psutil.Process) -> float:
