@@ -41,6 +41,7 @@ import bottleneck.extraction  # noqa: F401  what a driver has imported counts as
 from bottleneck.features import FeaturesTable
 from bottleneck.listing import Rules, Tally, build_listing
 from bottleneck.plan import make_plan, read_identities
+from bottleneck.shards import row_group_rows
 from bottleneck.source_folders import KEYS_PER_REQUEST, object_page
 from bottleneck.sources import sift_pages
 
@@ -211,7 +212,7 @@ def _count_requests(result: Result, settings: Settings) -> None:
             for count in groups[layout]:
                 uri = f"s3://lake/{layout}-{count}"
                 features = FeaturesTable.create(uri, spec)
-                rows = count * made_tables.row_group_rows(spec.length)
+                rows = count * row_group_rows(spec.length)
                 shard = made_tables.write(
                     uri, spec, made_tables.numbered(0, rows), length=spec.length
                 )
@@ -225,7 +226,8 @@ def _count_requests(result: Result, settings: Settings) -> None:
                     rows=rows,
                     shard_MB=round(shard.bytes / 1e6, 1),
                     bytes_a_row=round(shard.bytes / rows),
-                    requests=len(s3.requests()),
+                    # Without those of the log, which is read ahead of time.
+                    requests=sum(n for key, n in s3.counts().items() if "/shard-" in key),
                 )
 
 
