@@ -53,6 +53,8 @@ class Settings(CommonSettings):
         head_gib: Memory of the head.
         image_kb: Mean size of an image file, 10³ bytes.
         image_core_ms: Milliseconds of a core that reading and decoding an image takes.
+        read_mb_s: Raw features that a core reads from shards in a second, 10⁶ bytes.
+        write_mb_s: Raw features that a core writes to shards in a second, 10⁶ bytes.
         get_dollars: Price of a thousand GET requests.
         put_dollars: Price of a thousand PUT or LIST requests.
         gb_month_dollars: Price of storing 10⁹ bytes for a month.
@@ -69,6 +71,8 @@ class Settings(CommonSettings):
     head_gib: float = 16.0
     image_kb: float = 110.0
     image_core_ms: float = 3.0
+    read_mb_s: float = 200.0
+    write_mb_s: float = 100.0
     get_dollars: float = 0.0004
     put_dollars: float = 0.005
     gb_month_dollars: float = 0.023
@@ -130,10 +134,11 @@ def _needs(
     time_a, time_b = line([row for row in plan[0] if row["layout"] == layout], "all_s")
     reads = plan_requests([row for row in plan[1] if row["layout"] == layout])
     plan_gets = images / row_group_rows(spec.length) * reads[1] + shards * reads[0]
-    log_a, log_b = line(commits[0][-2:], "log_kB", by="shards")
-    kept_a, kept_b = line(commits[0][-2:], "last_checkpoint_kB", by="shards")
-    commit_a, commit_b = line(commits[0][-2:], "commit_ms", by="shards")
+    log_a, log_b = line(commits[0], "log_kB", by="shards")
+    kept_a, kept_b = line(commits[0], "last_checkpoint_kB", by="shards")
+    commit_a, commit_b = line(commits[0], "commit_ms", by="shards")
     night = images * _NIGHT_SHARE
+    rewrite_s = 4e-6 * spec.length * (1 / settings.read_mb_s + 1 / settings.write_mb_s)
     return {
         "table, GB": table_bytes / 1e9,
         "shards of 256 MB": shards,
@@ -161,9 +166,11 @@ def _needs(
         / (settings.gpu_images_s * settings.efficiency)
         / 3600
         * settings.node_hour_dollars,
+        "the same, changes in every shard: GB rewritten": table_bytes / 1e9,
+        "the same: core-hours of rewriting": images * rewrite_s / 3600,
         "log of shards as a first run leaves it, MB": (log_a + log_b * shards) / 1000,
         "checkpoint, MB": (kept_a + kept_b * shards) / 1000,
-        "commit, ms": max(commits[0][0]["commit_ms"], commit_a + commit_b * shards),
+        "commit, ms": commit_a + commit_b * shards,
     }
 
 

@@ -39,6 +39,8 @@ from bottleneck.sources import list_images
 
 _AIM_IMAGES_S = 2000.0
 
+_KINDS = ("driver", "Ray's servers", "workers")
+
 #: What Ray starts workers with, until they have a task to be named after.
 _WORKER = "default_worker.py"
 
@@ -92,44 +94,39 @@ def main(settings: Settings) -> None:
 
 
 def _turn(folder: Path, stages: stand_ins.StandInPipeline, number: int) -> dict[str, Any]:
-    busy = machine_cpu_s()
     with _CpuWatch() as watch:
         summary = stand_ins.run(
             folder / "images", str(folder / f"table-{number}"), stages, {"commit_every": "20s"}
         )
-    busy = machine_cpu_s() - busy
-    own = sum(watch.spent.values())
+    seconds = (summary.computed - stages.block_rows) / summary.images_per_s
+    cpu = watch.in_the_last(seconds)
+    own_cores = sum(cpu[kind] for kind in _KINDS)
     figures = {
         "turn": number + 1,
         "images_per_s": round(summary.images_per_s),
+        "own_cores": round(own_cores, 2),
+        "others_cores": round(max(0.0, cpu["machine"] - own_cores), 2),
+        "cpu_us_an_image": round(1e6 * own_cores / summary.images_per_s),
         "wall_s": round(summary.seconds, 1),
         "commits": summary.commits,
-        "own_cores": round(own / summary.seconds, 2),
-        "others_cores": round(max(0.0, busy - own) / summary.seconds, 2),
     }
-    spent = {f"{stage}, seconds of its own": s for stage, s in summary.stage_s.items()}
-    spent |= {f"processor, {kind}": seconds for kind, seconds in watch.spent.items()}
+    spent = {f"{name}, seconds of its own": s for name, s in summary.stage_s.items()}
+    per_image = summary.computed / summary.images_per_s
+    spent |= {f"processor, {kind}": cpu[kind] * per_image for kind in _KINDS}
     return {"figures": figures, "spent": spent}
 
 
 class _CpuWatch(threading.Thread):
-    """Adds up what this process and all that it started use, also of those that end meanwhile.
-
-    Attributes:
-        spent: Processor seconds since it was entered: of the driver, of Ray's own processes and of
-            its workers.
-    """
+    """Adds up what this process and all that it started use, also of those that end meanwhile."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self._over = threading.Event()
         self._seen: dict[tuple[int, float], tuple[str, float]] = {}
-        self._before: dict[tuple[int, float], float] = {}
-        self.spent: dict[str, float] = {}
+        self._samples: list[tuple[float, dict[str, float]]] = []
 
     def __enter__(self) -> Self:
         self._look()
-        self._before = {process: seconds for process, (_, seconds) in self._seen.items()}
         self.start()
         return self
 
@@ -137,13 +134,16 @@ class _CpuWatch(threading.Thread):
         self._over.set()
         self.join()
         self._look()
-        self.spent = {"driver": 0.0, "Ray's servers": 0.0, "workers": 0.0}
-        for process, (kind, seconds) in self._seen.items():
-            self.spent[kind] += seconds - self._before.get(process, 0.0)
+
+    def in_the_last(self, seconds: float) -> dict[str, float]:
+        """Returns processors in use on average, by kind and of the whole machine."""
+        end, after = self._samples[-1]
+        begin, before = min(self._samples[:-1], key=lambda sample: abs(sample[0] - end + seconds))
+        return {kind: (after[kind] - before[kind]) / (end - begin) for kind in after}
 
     def run(self) -> None:
-        """Looks every second."""
-        while not self._over.wait(1.0):
+        """Looks every half second."""
+        while not self._over.wait(0.5):
             self._look()
 
     def _look(self) -> None:
@@ -154,6 +154,10 @@ class _CpuWatch(threading.Thread):
                 self._seen[process.pid, process.create_time()] = (kind, _cpu_s(process))
             except psutil.NoSuchProcess:
                 continue
+        totals = dict.fromkeys(_KINDS, 0.0) | {"machine": machine_cpu_s()}
+        for kind, seconds in self._seen.values():
+            totals[kind] += seconds
+        self._samples.append((time.perf_counter(), totals))
 
 
 def _kind(command: list[str]) -> str:
