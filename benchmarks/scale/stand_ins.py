@@ -35,6 +35,7 @@ from bottleneck.pipeline import (
     pixels_of,
     with_inference_time,
 )
+from bottleneck.placement import size_batch
 from bottleneck.plan import make_plan
 from bottleneck.run_loop import RunLoop
 from bottleneck.shards import features_array
@@ -95,11 +96,12 @@ def stand_in(side: int, *, image_s: float = 0.0, diary: Path | None = None) -> S
     flags = ExtractConfig(images="unused", features="unused")
     return StandInPipeline(
         decode=DecodeOptions(height=side, width=side),
-        batch_size=flags.batch_size,
+        batch_size=size_batch(flags.batch_size, 0, (side, side)),
         fetch_concurrency=flags.fetch_concurrency,
         fetch_timeout_s=flags.fetch_timeout_s,
         max_image_bytes=int(flags.max_image_mb * 1e6),
         row_length=POOLED.length,
+        weights_bytes=0,
         image_s=image_s,
         diary=None if diary is None else str(diary),
     )
