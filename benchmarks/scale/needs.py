@@ -19,7 +19,8 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from results import CommonSettings, Result, load_result
-from scale.made_tables import SPECS
+from scale.made_tables import MAPS, SPECS
+from scale.stand_ins import stand_in
 
 from bottleneck.config import ExtractConfig
 from bottleneck.shards import encoded_row_bytes, row_group_rows
@@ -37,6 +38,9 @@ _COMMITS_AN_HOUR = 12
 _NIGHT_SHARE = 0.015
 
 _GIB = 2**30
+
+#: Of the images in benchmarks/scale/throughput.py.
+_SMALL_SIDE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +192,13 @@ def _limits(settings: Settings, plan: Sequence[Sequence[Mapping[str, Any]]]) -> 
         limits[f"images, {layout}: three quarters of the head's memory"] = (
             usable - at_zero
         ) / slope
+    spent = {row["what"]: row["us_an_image"] for row in _rows(settings, "throughput")[1]}
+    # Blocks of small images have the most rows that there may be, those of 224×224 fewer.
+    small, large = (stand_in(side).block_rows for side in (_SMALL_SIDE, MAPS.image_size[0]))
+    driver_s = 1e-6 * spent["processor, driver"] * small / large
+    limits["GPUs: one driver's processor, if all of it was for blocks"] = 1 / (
+        driver_s * settings.gpu_images_s * settings.efficiency
+    )
     limits["GPUs: GET requests/s of one prefix"] = settings.prefix_gets_s / settings.gpu_images_s
     return limits
 
