@@ -135,7 +135,7 @@ def _needs(
     compute = hours * (gpus * settings.node_hour_dollars + settings.head_hour_dollars)
     requests = images * settings.get_dollars / 1000 + (puts + lists) * settings.put_dollars / 1000
     memory_a, memory_b = line([row for row in plan[0] if row["layout"] == layout], "peak_MB")
-    time_a, time_b = line([row for row in plan[0] if row["layout"] == layout], "all_s")
+    time_a, time_b = line([row for row in plan[0] if row["layout"] == layout], "cpu_s")
     reads = plan_requests([row for row in plan[1] if row["layout"] == layout])
     plan_gets = images / row_group_rows(spec.length) * reads[1] + shards * reads[0]
     log_a, log_b = line(commits[0], "log_kB", by="shards")
@@ -161,7 +161,7 @@ def _needs(
         "dollars of machines, first run": compute,
         "dollars of requests, first run": requests,
         "dollars of storage, a month": table_bytes / 1e9 * settings.gb_month_dollars,
-        "planning: processor and disk, minutes": max(0.0, time_a + time_b * images) / 60,
+        "planning: minutes of processor": max(0.0, time_a + time_b * images) / 60,
         "planning: driver's peak, GB": (memory_a + memory_b * images) / 1000,
         "planning: GET requests": plan_gets,
         "planning: minutes of these, 64 at a time": plan_gets * settings.request_ms / 64 / 6e4,
