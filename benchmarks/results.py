@@ -82,9 +82,10 @@ class Result:
     def finish(self, folder: Path) -> None:
         """Prints the tables as Markdown and stores everything as JSON."""
         print("\n" + to_markdown(asdict(self)), flush=True)
-        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.benchmark}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
-        (folder / f"{self.benchmark}.json").write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
 
 
 def load_result(path: Path) -> dict[str, Any]:

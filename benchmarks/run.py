@@ -21,10 +21,10 @@ _FOLDER = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class _Benchmark:
-    """A script of this folder.
+    """A script of this folder, or of one below it.
 
     Attributes:
-        name: The script's, without `.py`.
+        name: The script's path, without `.py`.
         title: What it measures.
         quick: Flags for a run of all that takes some minutes.
         full: Flags for figures to publish.
@@ -39,11 +39,28 @@ class _Benchmark:
 _BENCHMARKS = (
     _Benchmark("decode", "Decoding", ("--repeat", "1")),
     _Benchmark("encoding", "Encoding", ("--vgg16-images", "0"), ("--vgg16-images", "128")),
-    _Benchmark("commit", "Committing", ("--files", "1000"), ("--large",)),
     _Benchmark("fetch", "Reading from S3", ("--images", "300")),
     _Benchmark("memory", "Memory", ("--rows", "10000", "30000")),
     _Benchmark("heads", "Training a head", ("--repeat", "1")),
     _Benchmark("pipeline", "End to end", ("--repeat", "1"), ("--repeat", "5")),
+    _Benchmark(
+        "scale/plan",
+        "Planning a night",
+        ("--rows", "20000", "100000", "--repeat", "1"),
+        ("--rows", "100000", "1000000", "3000000"),
+    ),
+    _Benchmark(
+        "scale/throughput",
+        "The framework with a backbone that costs nothing",
+        ("--images", "20000", "--repeat", "1"),
+    ),
+    _Benchmark(
+        "scale/nodes",
+        "More nodes with a backbone that sleeps",
+        ("--nodes", "1", "2", "--images", "600"),
+    ),
+    _Benchmark("scale/commits", "Commits as the table grows", ("--shards", "10", "100", "1000")),
+    _Benchmark("scale/needs", "What large tables need"),
 )
 
 

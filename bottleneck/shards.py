@@ -383,9 +383,9 @@ def read_row_groups(
 
 def read_columns(filesystem: Any, root: str, shard_path: str, columns: Sequence[str]) -> pa.Table:
     """Reads some columns of a whole shard (not `features`: int32 offsets end at 2³¹ values)."""
-    table = pq.read_table(
-        f"{root}/{shard_path}", filesystem=filesystem, columns=list(columns), pre_buffer=True
-    )
+    # Not `pq.read_table`: going through a data set takes twice the time for many row groups.
+    with pq.ParquetFile(f"{root}/{shard_path}", filesystem=filesystem, pre_buffer=True) as file:
+        table = file.read(columns=list(columns), use_threads=False)
     return conform(table, columns)
 
 

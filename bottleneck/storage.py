@@ -174,7 +174,18 @@ class Fetcher:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="fetch")
         call = _Call(self)
-        return list(self._pool.map(call.fetch_one, requests))
+        answers: list[Fetched] = [Fetched()] * len(requests)
+        coming = iter(range(len(requests)))
+
+        def fetch_the_next() -> None:
+            # Threads share the iterator: a future for each image would cost more than a local read.
+            for number in coming:
+                answers[number] = call.fetch_one(requests[number])
+
+        threads = min(self.concurrency, len(requests))
+        for thread in [self._pool.submit(fetch_the_next) for _ in range(threads)]:
+            thread.result()
+        return answers
 
     def close(self) -> None:
         """Ends the threads; the next ``fetch`` starts new ones."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import pictures
 import processes
 import results
+from scale import nodes
 
 BENCHMARKS = Path(results.__file__).parent
 
@@ -76,9 +78,63 @@ def test_encoding(tmp_path: Path) -> None:
     assert len(expected["rows"]) == 6
 
 
-def test_commit(tmp_path: Path) -> None:
-    (table,) = bench("commit", tmp_path)["tables"]
-    assert [(row["files"], row["commits"]) for row in table["rows"]][-1] == (40, 6)
+def test_scale_commits(tmp_path: Path) -> None:
+    (table,) = bench("scale/commits", tmp_path)["tables"]
+    assert [(row["shards"], row["commits"]) for row in table["rows"]] == [(10, 1), (40, 4)]
+    assert [row["log_files"] for row in table["rows"]] == [2, 5]
+
+
+def test_scale_plan(tmp_path: Path) -> None:
+    """That the plan finds what was done to the source, the benchmark checks itself."""
+    planned, requests = bench("scale/plan", tmp_path)["tables"]
+    assert [(row["rows"], row["layout"], row["shards"]) for row in planned["rows"]] == [
+        (1000, "maps", 1),
+        (1000, "pooled", 1),
+        (2000, "maps", 1),
+        (2000, "pooled", 1),
+    ]
+    assert all(row["peak_MB"] > row["listing_MB"] > 50 for row in planned["rows"])
+    found = {(row["layout"], row["row_groups"]): row["requests"] for row in requests["rows"]}
+    assert found["maps", 3] - found["maps", 1] == 2
+    assert found["pooled", 2] - found["pooled", 1] == 2
+
+
+def test_scale_throughput(tmp_path: Path, ray_session: None) -> None:
+    address = ray.get_runtime_context().gcs_address
+    turns, spent, alone = bench("scale/throughput", tmp_path, "--address", address)["tables"]
+    assert [(row["turn"], row["commits"] > 0) for row in turns["rows"]] == [(1, True)]
+    stages = {row["what"].partition(",")[0] for row in spent["rows"]}
+    assert stages >= {"list", "plan", "fetch", "decode", "inference", "write", "commit"}
+    assert set(alone["rows"][0]) == {"list", "plan", "fetch", "decode", "fetch_and_decode", "write"}
+
+
+def test_steady_state_of_nodes() -> None:
+    """Between 3 s, when the second actor begins, and 9 s, when the first has nothing left."""
+    first = [(0.0, 2.0, 20), (2.0, 4.0, 20), (5.0, 9.0, 40)]
+    second = [(3.0, 6.0, 30), (6.0, 12.0, 60)]
+    found = nodes.steady([first, second])
+    assert found == nodes.Steady(seconds=6.0, images=110.0, busy=11 / 12, whole_s=12.0)
+    with pytest.raises(SystemExit, match="give more --images"):
+        nodes.steady([first, [(9.0, 10.0, 10)]])
+
+
+SCALE = ("plan", "throughput", "nodes", "commits", "needs")
+
+
+@pytest.mark.parametrize("name", SCALE)
+def test_scaling_document_has_the_stored_figures(name: str) -> None:
+    stored = results.load_result(BENCHMARKS / "results" / "scale" / f"{name}.json")
+    document = (BENCHMARKS.parent / "docs" / "scaling.md").read_text()
+    section = document.partition(f"<!-- result: {name} -->\n\n")[2].partition("\n<!-- end -->")[0]
+    assert section == results.to_markdown(stored)
+
+
+def test_needs_follow_from_the_stored_figures(tmp_path: Path) -> None:
+    folder = BENCHMARKS / "results" / "scale"
+    shutil.copytree(folder, tmp_path / "scale")
+    (tmp_path / "scale" / "needs.json").unlink()
+    again = bench("scale/needs", tmp_path)
+    assert again["tables"] == results.load_result(folder / "needs.json")["tables"]
 
 
 def test_fetch(tmp_path: Path) -> None:
@@ -138,8 +194,8 @@ def test_run_prints_all_tables_and_reports_failures(tmp_path: Path) -> None:
     done = run("--only", "speed")
     assert done.returncode == 2
     assert done.stderr == (
-        "error: no benchmark 'speed'; there are decode, encoding, commit, fetch, memory, heads, "
-        "pipeline\n"
+        "error: no benchmark 'speed'; there are decode, encoding, fetch, memory, heads, pipeline, "
+        "scale/plan, scale/throughput, scale/nodes, scale/commits, scale/needs\n"
     )
 
 

@@ -22,7 +22,13 @@ from bottleneck.status_config import StatusConfig
 from bottleneck.train_config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ("README.md", "docs/features-table.md", "docs/cluster.md", "docs/security.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/features-table.md",
+    "docs/cluster.md",
+    "docs/security.md",
+    "docs/scaling.md",
+)
 LENGTH = 7 * 7 * 512
 
 _BLOCK = re.compile(

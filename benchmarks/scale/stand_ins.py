@@ -1,0 +1,157 @@
+"""Backbones that cost nothing, or a known time, in the job's own pipeline and loop.
+
+What remains is what the framework itself costs: listing, planning, fetching, decoding, Ray's
+blocks and tasks, writing shards, commits.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from ray.cloudpickle import register_pickle_by_value
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pictures import tiny_png
+from scale.made_tables import POOLED
+
+from bottleneck.config import ExtractConfig
+from bottleneck.features import FeaturesTable
+from bottleneck.images import DecodeOptions
+from bottleneck.interruption import Interruption
+from bottleneck.pipeline import (
+    PipelineConfig,
+    fetch_and_decode,
+    pixels_of,
+    with_inference_time,
+)
+from bottleneck.placement import size_batch
+from bottleneck.plan import make_plan
+from bottleneck.run_loop import RunLoop
+from bottleneck.shards import features_array
+from bottleneck.sources import list_images
+from bottleneck.spec import FeatureSpec
+from bottleneck.summary import Summary
+
+_FOLDER_IMAGES = 1_000
+
+# Workers have the package, but not its benchmarks: what is defined here goes to them by value.
+register_pickle_by_value(sys.modules[__name__])
+
+
+@dataclass(frozen=True)
+class StandInPipeline(PipelineConfig):
+    """Images → vectors that have nothing to do with them.
+
+    Attributes:
+        image_s: Seconds that an image takes, asleep, as on a device that computes elsewhere.
+        diary: Folder where each actor notes when it computed; None for no notes.
+    """
+
+    image_s: float = 0.0
+    diary: str | None = None
+
+    @property
+    def stages(self) -> tuple[Callable[..., Iterator[pa.Table]], type]:
+        """Fetching and decoding as ever, then the stand-in."""
+        return fetch_and_decode, StandInActor
+
+
+class StandInActor:
+    """Second stage: takes the pixels, waits, and returns vectors that do not compress well."""
+
+    def __init__(self, config: StandInPipeline, threads: int) -> None:
+        self._config = config
+        noise = np.random.default_rng(0).standard_normal((config.block_rows, config.row_length))
+        self._values = np.maximum(noise, 0).astype(np.float32)
+        self._name = uuid.uuid4().hex
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Replaces `pixels` by `features`."""
+        began, began_at = time.perf_counter(), time.time()
+        pixels, valid = pixels_of(block, self._config.decode)
+        time.sleep(self._config.image_s * len(pixels))
+        values = self._values[: len(pixels)]
+        result = block.drop_columns(["pixels"])
+        result = result.append_column("features", features_array(values, valid))
+        if self._config.diary is not None:
+            entry = {"began": began_at, "ended": time.time(), "images": len(pixels)}
+            with (Path(self._config.diary) / self._name).open("a") as diary:
+                diary.write(json.dumps(entry) + "\n")
+        return with_inference_time(result, began)
+
+
+def stand_in(side: int, *, image_s: float = 0.0, diary: Path | None = None) -> StandInPipeline:
+    """Returns stages for images of `side` pixels and vectors of 512 values."""
+    flags = ExtractConfig(images="unused", features="unused")
+    return StandInPipeline(
+        decode=DecodeOptions(height=side, width=side),
+        batch_size=size_batch(flags.batch_size, 0, (side, side)),
+        fetch_concurrency=flags.fetch_concurrency,
+        fetch_timeout_s=flags.fetch_timeout_s,
+        max_image_bytes=int(flags.max_image_mb * 1e6),
+        row_length=POOLED.length,
+        weights_bytes=0,
+        image_s=image_s,
+        diary=None if diary is None else str(diary),
+    )
+
+
+def write_images(folder: Path, count: int) -> None:
+    """Writes PNGs of 4×4 pixels, a thousand a folder."""
+    for number in range(count):
+        path = folder / f"{number // _FOLDER_IMAGES:05d}" / f"{number:08d}.png"
+        if number % _FOLDER_IMAGES == 0:
+            path.parent.mkdir(parents=True)
+        path.write_bytes(tiny_png(number))
+
+
+def run(images: Path, table_uri: str, stages: StandInPipeline, flags: dict[str, Any]) -> Summary:
+    """Runs the job over all images into a new table, on the Ray that this process has.
+
+    Args:
+        images: The source.
+        table_uri: Where the table will be.
+        stages: What computes.
+        flags: Of the job, beside the source and the table.
+
+    Returns:
+        What the job says of itself.
+
+    Raises:
+        SystemExit: It did not compute every image.
+    """
+    config = ExtractConfig(images=str(images), features=table_uri, **flags)
+    summary = Summary(run="benchmark", images_uri=config.images, features_uri=table_uri)
+    began = time.perf_counter()
+    listing = list_images(config.images)
+    listed = time.perf_counter()
+    summary.add_seconds("list", listed - began)
+    plan = make_plan(listing.images, None)
+    summary.add_seconds("plan", time.perf_counter() - listed)
+    table = FeaturesTable.create(table_uri, _spec(stages))
+    with Interruption() as interruption:
+        RunLoop(config, table, table.snapshot(), plan, stages, summary, interruption).execute()
+    summary.seconds = time.perf_counter() - began
+    if summary.computed != plan.work.num_rows or summary.failed:
+        raise SystemExit(f"{summary.computed} of {plan.work.num_rows} images: {summary.failed}")
+    return summary
+
+
+def _spec(stages: StandInPipeline) -> FeatureSpec:
+    return replace(POOLED, image_size=(stages.decode.height, stages.decode.width))
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0))
