@@ -54,7 +54,9 @@ clean: ## Deletes everything that make made
 	rm -rf $(VENV) build dist quickstart *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# uv where there is one, or one of our own: it installs in seconds what takes pip minutes.
+# uv where there is one, or one of our own: it installs in seconds what takes pip minutes. Compiled
+# at once, as pip does: where Python may not write bytecode (PYTHONDONTWRITEBYTECODE), each of Ray's
+# many processes would compile all that it imports.
 $(STAMP): pyproject.toml constraints.txt
 	@python='$(PYTHON)'; \
 	is_311() { "$$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; }; \
@@ -76,7 +78,7 @@ $(STAMP): pyproject.toml constraints.txt
 	fi; \
 	if [ -z "$$uv" ] && { $(BIN)/uv --version >/dev/null 2>&1 \
 			|| $(BIN)/python -m pip install --quiet uv; }; then uv=$(BIN)/uv; fi; \
-	if [ -n "$$uv" ]; then install=("$$uv" pip install --python $(BIN)/python); \
+	if [ -n "$$uv" ]; then install=("$$uv" pip install --compile-bytecode --python $(BIN)/python); \
 	else \
 		echo "uv cannot be had: pip takes some minutes"; \
 		install=($(BIN)/python -m pip install --progress-bar off); \
