@@ -41,10 +41,12 @@ def _maintain(config: ExtractConfig, interruption: Interruption) -> Summary:
         summary.deleted_files = table.vacuum(config.vacuum)
         summary.outcome = "vacuumed"
     else:
-        cluster.connect(config.address)
-        interruption.reinstall()
-        with Lease(table.log, summary.run, take_over=config.take_over) as lease:
-            compact(table, config.shard_mb, summary, lease)
+        groups = small_neighbours(table.snapshot().shards, config.shard_mb * 1e6)
+        if groups:
+            cluster.connect(config.address)
+            interruption.reinstall()
+            with Lease(table.log, summary.run, take_over=config.take_over) as lease:
+                compact(table, groups, summary, lease)
         summary.outcome = "compacted"
     snapshot = table.snapshot()
     summary.version, summary.rows = snapshot.version, snapshot.rows
@@ -52,16 +54,26 @@ def _maintain(config: ExtractConfig, interruption: Interruption) -> Summary:
     return summary
 
 
-def compact(table: FeaturesTable, shard_mb: float, summary: Summary, lease: Lease) -> None:
-    """Merges small shards that are neighbours in image order into shards of about `shard_mb`.
+def compact(
+    table: FeaturesTable, groups: Sequence[Sequence[Shard]], summary: Summary, lease: Lease
+) -> None:
+    """Merges each group of shards into one.
 
     Rows and their features stay exactly as they are; readers of older versions keep their files
     until a vacuum.
+
+    Args:
+        table: The table.
+        groups: What :func:`small_neighbours` found in its newest version.
+        summary: Where commits and bytes are counted.
+        lease: The run's, which every commit renews.
+
+    Raises:
+        ConflictError: Another run committed first; earlier merges stay.
     """
     snapshot = table.snapshot()
     rows = table.row_format(snapshot.spec)
     metrics = RunMetrics(summary.run)
-    groups = small_neighbours(snapshot.shards, shard_mb * 1e6)
     for start in range(0, len(groups), _MERGES_A_COMMIT):
         some = groups[start : start + _MERGES_A_COMMIT]
         merged = tasks.merge_all(
@@ -71,7 +83,7 @@ def compact(table: FeaturesTable, shard_mb: float, summary: Summary, lease: Leas
         )
         added = [shard for shard in merged if shard is not None]
         written = sum(shard.bytes for shard in added)
-        mark = lease.mark()
+        mark = lease.mark(last=start + _MERGES_A_COMMIT >= len(groups))
         snapshot = table.commit(
             base=snapshot,
             add=added,
