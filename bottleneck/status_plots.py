@@ -26,7 +26,8 @@ _PAGE = """<!doctype html>
 content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
 <title>{title}</title>
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem }}
+body {{ font: 16px/1.5 system-ui, sans-serif }}
+body {{ margin: 2rem auto; max-width: 76rem; padding: 0 1rem }}
 img {{ max-width: 100%; height: auto }}
 pre {{ background: #f4f4f4; overflow-x: auto; padding: 1rem; font-size: 13px }}
 </style>
