@@ -319,7 +319,7 @@ def test_tar_shards_are_listed_once_and_rows_follow_the_archive(
 def test_two_runs_at_once_end_with_one_row_an_image(
     photos: Path, table: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first run's commit finds that another run did all its work in the meantime."""
+    """The first run's commit finds that one that took over did all its work in the meantime."""
     wanted = draw(photos, numbered(20))
     run(photos, table)
     wanted |= draw(photos, numbered(20, start=100))
@@ -329,7 +329,7 @@ def test_two_runs_at_once_end_with_one_row_an_image(
     def commit(self: FeaturesTable, **arguments: Any) -> Any:
         if not raced:
             monkeypatch.setattr(FeaturesTable, "commit", original)
-            raced.append(run(photos, table))
+            raced.append(run(photos, table, take_over=True))
         return original(self, **arguments)
 
     monkeypatch.setattr(FeaturesTable, "commit", commit)
