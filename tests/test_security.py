@@ -45,7 +45,7 @@ from coloured import colour, png, read_snapshot
 from deltalake import DeltaTable
 from s3_server import S3Server
 
-from bottleneck import cli
+from bottleneck import cli, logs
 from bottleneck.backbones import BackboneConfig
 from bottleneck.config import ExtractConfig
 from bottleneck.errors import (
@@ -103,15 +103,31 @@ def test_messages_of_libraries_lose_their_secrets(said: str, shown: str) -> None
     assert redact_text(said) == shown
 
 
-def test_log_lines_lose_their_secrets() -> None:
-    stream = io.StringIO()
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(cli._WithoutSecrets("%(levelname)s %(name)s: %(message)s"))
+@pytest.mark.parametrize("formatter", [logs.PlainFormatter(), logs.JsonFormatter()])
+def test_log_lines_lose_their_secrets(formatter: logging.Formatter) -> None:
+    try:
+        raise OSError(f"no answer from http://h/?{SAS}")
+    except OSError:
+        trace = sys.exc_info()
     record = logging.makeLogRecord(
-        {"name": "aiohttp", "levelname": "WARNING", "msg": "at %s", "args": (f"http://h/?{SAS}",)}
-    )
-    handler.emit(record)
-    assert stream.getvalue() == "WARNING aiohttp: at http://h/?sv=2024-08-04&se=2030-01-01\n"
+        {"name": "aiohttp", "levelname": "WARNING", "msg": "at %s", "args": (f"http://h/?{SAS}",),
+         "exc_info": trace}
+    )  # fmt: skip
+    line = formatter.format(record)
+    assert line.count("http://h/?sv=2024-08-04&se=2030-01-01") == 2
+    assert "s3cret" not in line
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_what_a_job_says_loses_its_secrets(
+    capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    with logs.Console(as_json=as_json):
+        logs.say(f"reading http://h/?{SAS}", event="notice")
+        logs.fail(f"cannot read http://h/?{SAS}", exit_code=2)
+    printed = capsys.readouterr().err
+    assert printed.count("http://h/?sv=2024-08-04&se=2030-01-01") == 2
+    assert "s3cret" not in printed
 
 
 @pytest.mark.parametrize("scheme", ["s3", "az", "gs"])
