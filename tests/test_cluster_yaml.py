@@ -303,7 +303,7 @@ def cluster() -> Iterator[LocalCluster]:
         started = [*psutil.Process(head.pid).children(recursive=True), psutil.Process(head.pid)]
         head.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            head.wait(20)
+            head.wait(3)
         for process in started:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()

@@ -228,6 +228,8 @@ def test_a_signal_commits_what_is_finished(
     assert out.startswith("Interrupted (run ")
     kept = require_each_version_exact(table, wanted)
     assert 0 < kept < IMAGES
+    if signum is signal.SIGINT:
+        return  # What a run continues from does not depend on the signal.
     code, out, _ = drive("--commit-every=1h").finish()
     assert code == 0
     assert f"unchanged   {kept}\n" in out

@@ -66,7 +66,7 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         started = [head, *psutil.Process(head.pid).children(recursive=True)]
         head.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            head.wait(20)
+            head.wait(3)
         for process in started:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()

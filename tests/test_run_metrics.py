@@ -82,7 +82,7 @@ class Head:
             children = psutil.Process(self._process.pid).children(recursive=True)
         self._process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(20)
+            self._process.wait(3)
         for each in [*children, self._process]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 each.kill()

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import ray
 from labelled import SPEC, three_splits, write_table
 from s3_server import S3Server
 
@@ -177,7 +178,8 @@ def test_a_stopped_training_goes_on_where_it_was(
     trained: tuple[TrainSummary, Path], table: str, tmp_path: Path
 ) -> None:
     model = tmp_path / "model"
-    flags = [f"--features={table}", f"--model={model}", "--epochs=12", "--batch-size=16"]
+    flags = [f"--features={table}", f"--model={model}", "--epochs=8", "--batch-size=16"]
+    flags += [f"--address={ray.get_runtime_context().gcs_address}"]
     flags += ["--hidden=8", "--learning-rate=0.01", "--patience=0"]
     process = subprocess.Popen(
         [sys.executable, "jobs/train.py", *flags],
@@ -204,9 +206,9 @@ def test_a_stopped_training_goes_on_where_it_was(
     with pytest.raises(ModelError, match="was stopped before its end; go on with --resume"):
         fit(table, model)
     with pytest.raises(ConfigError, match=r"other settings \(batch_size: 32 now, 16 before\)"):
-        fit(table, model, resume=True, epochs=12, patience=0, batch_size=32)
-    resumed = fit(table, model, resume=True, epochs=12, patience=0)
-    assert [entry["epoch"] for entry in resumed.history] == [float(n) for n in range(1, 13)]
+        fit(table, model, resume=True, epochs=8, patience=0, batch_size=32)
+    resumed = fit(table, model, resume=True, epochs=8, patience=0)
+    assert [entry["epoch"] for entry in resumed.history] == [float(n) for n in range(1, 9)]
     np.testing.assert_allclose(losses(resumed)[:4], losses(trained[0]), rtol=1e-5)
     assert files_of(model) == FILES
 
