@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Mapping
 
 from bottleneck import cluster
 from bottleneck.pipeline import PipelineConfig
@@ -30,8 +32,8 @@ class Capacity:
 
     def __init__(self, stages: PipelineConfig) -> None:
         self._stages = stages
-        self._looked = 0.0
-        self._nodes = cluster.nodes()
+        self._looked = -math.inf
+        self._nodes: list[Mapping[str, float]] = []
         self.most_nodes = 0
         self._look()
 

@@ -181,8 +181,12 @@ def lost_nodes(before: frozenset[str]) -> int:
     Args:
         before: What :func:`node_ids` returned.
     """
-    idled = {node["NodeID"] for node in _known() if node.get("DeathReason") == _DRAINED_IDLE}
-    return len(before - node_ids() - idled)
+    not_lost = {
+        node["NodeID"]
+        for node in _known()
+        if node["Alive"] or node.get("DeathReason") == _DRAINED_IDLE
+    }
+    return len(before - not_lost)
 
 
 def _known() -> list[dict[str, Any]]:
