@@ -762,13 +762,15 @@ if __name__ == "__main__":
 class _Night:
     """The process that runs the jobs, and all that it printed."""
 
-    def __init__(self, env: dict[str, str]) -> None:
-        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        self.printed = ""
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _JOBS, str(ROOT / "jobs" / "status.py")],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, env=env,
-        )  # fmt: skip
+    def __init__(self, errors: Path, env: dict[str, str]) -> None:
+        self._errors, self.printed = errors, ""
+        # Opened twice: a file that a process inherits has one position with its parent's, and
+        # reading here would move what is written there.
+        with errors.open("a") as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _JOBS, str(ROOT / "jobs" / "status.py")],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, env=env,
+            )  # fmt: skip
 
     def run(self, job: str, *flags: str) -> tuple[int, str]:
         """Returns the exit code, and what this job printed on standard error."""
@@ -786,8 +788,7 @@ class _Night:
         return int(json.loads(line)["code"]), said
 
     def said(self) -> str:
-        self.errors.seek(0)
-        return self.errors.read()
+        return self._errors.read_text()
 
     def close(self) -> None:
         assert self._process.stdin is not None
@@ -888,6 +889,7 @@ def test_a_night_of_jobs_leaves_no_secret_anywhere(s3: S3Server, tmp_path: Path)
     ray_folder = Path(tempfile.mkdtemp(prefix="night"))
     out = tmp_path / "out"
     night = _Night(
+        tmp_path / "stderr.txt",
         {
             **os.environ,
             "AWS_ACCESS_KEY_ID": "AKIDs3cret",
