@@ -229,6 +229,12 @@ class BackboneConfig:
         match = _RANDOM.fullmatch(self.weights)
         return int(match[1]) if match else None
 
+    @property
+    def weights_file(self) -> str | None:
+        """Path or URI of the weights file; None for weights that have a name."""
+        named = self.weights in ("imagenet", "none") or self.seed is not None
+        return None if named else self.weights
+
     def _set(self, field: str, value: object) -> None:
         # The one way to normalize a field of a frozen dataclass while it is being made.
         object.__setattr__(self, field, value)
@@ -250,6 +256,7 @@ class BackboneConfig:
                     f"{field} {getattr(self, field)!r} is not possible with {CHANNEL_MEANS}, "
                     f"which has no weights and no inner layers; leave {field} out"
                 )
+        self._set("precision", "float32")
         self._check_image_size(1)
 
     def _check_alpha(self, family: Family) -> None:

@@ -38,7 +38,7 @@ _NAMESPACE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
 #: What workers need to know of the driver's environment. Credentials are not passed on: they
 #: would stand in the cluster's job records; nodes have their own (an instance role).
-_PASSED_ON = ("KERAS_BACKEND", "BOTTLENECK_CACHE")
+_PASSED_ON = ("KERAS_BACKEND", "BOTTLENECK_CACHE", "TF_CPP_MIN_LOG_LEVEL")
 
 
 def connect(address: str | None) -> None:
@@ -57,13 +57,14 @@ def connect(address: str | None) -> None:
     # Ray's core warns on stderr, for each actor pool, that its arguments are in the object store;
     # Ray Data keeps them alive. What matters arrives as an exception.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     # TensorFlow's start-up notes would be repeated by every worker.
-    environment["TF_CPP_MIN_LOG_LEVEL"] = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Ray Data would start a process only to count which of its features are used.
+    os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")
     for attempt in range(_START_ATTEMPTS):
         try:
             with _silent_stderr():
-                _init(target, environment)
+                _init(target)
         except Exception as e:  # a slow start is a bare Exception
             ray.shutdown()
             if target != "local" or attempt + 1 == _START_ATTEMPTS:
@@ -77,18 +78,22 @@ def connect(address: str | None) -> None:
             return
 
 
-def _init(target: str, environment: dict[str, str]) -> None:
-    options: dict[str, Any] = {}
+def _init(target: str) -> None:
+    options: dict[str, Any]
     if target == "local":
         # The pipeline needs two slots: one decodes while the other computes.
         cpus = max(2, len(os.sched_getaffinity(0)))
+        # Its processes have this one's environment. Naming it again as a runtime environment would
+        # have each worker started anew, beside those that Ray starts in advance.
         options = {"num_cpus": cpus, "include_dashboard": False}
+    else:
+        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        options = {"runtime_env": {"env_vars": environment}}
     ray.init(
         address=target,
         # Workers' output stays in Ray's session logs; what a run has to say, the driver says.
         log_to_driver=False,
         logging_level=logging.ERROR,
-        runtime_env={"env_vars": environment},
         **options,
     )
 
@@ -106,6 +111,11 @@ def _silent_stderr() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(sink)
+
+
+def connected() -> bool:
+    """Returns whether this process is connected to Ray."""
+    return bool(ray.is_initialized())
 
 
 def nodes() -> list[Mapping[str, float]]:

@@ -6,34 +6,28 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 from bottleneck import cluster, logs, tasks
 from bottleneck.backbone_registry import BackboneConfig
 from bottleneck.config import ExtractConfig
-from bottleneck.errors import ConflictError
 from bottleneck.estimate import estimate_run
 from bottleneck.features import FeaturesTable, Snapshot
 from bottleneck.images import DecodeOptions
 from bottleneck.interruption import Interruption
+from bottleneck.job_steps import connect, count_plan, hash_images, settle
 from bottleneck.known_archives import recall_archives, remember_archives
+from bottleneck.known_backbone import knows_backbone, remember_backbone, settings_digest
 from bottleneck.lease import Lease, require_free
-from bottleneck.pipeline import BackbonePipeline
-from bottleneck.placement import ActorSizing, size_actors, size_batch
-from bottleneck.plan import Plan, make_plan
+from bottleneck.pipeline import BackbonePipeline, fetcher_of
+from bottleneck.placement import size_actors, size_batch
+from bottleneck.plan import make_plan
 from bottleneck.run_loop import RunLoop
 from bottleneck.sources import list_images
 from bottleneck.spec import FeatureSpec, require_equal
 from bottleneck.storage import normalize_uri, redact_uri
 from bottleneck.summary import Summary
-
-_log = logging.getLogger(__name__)
-
-#: How often a run plans again because another one committed first.
-_CONFLICT_ATTEMPTS = 3
 
 
 def extract(config: ExtractConfig) -> Summary:
@@ -58,28 +52,6 @@ def extract(config: ExtractConfig) -> Summary:
     return summary
 
 
-def settle(attempt_once: Callable[[Interruption], None], summary: Summary) -> None:
-    """Runs a job to its end: again when another run committed first, and interruptible.
-
-    Args:
-        attempt_once: Plans and runs; raises :class:`ConflictError` when it was overtaken.
-        summary: Where time and a signal are noted.
-    """
-    began = time.monotonic()
-    with Interruption() as interruption:
-        for attempt in range(_CONFLICT_ATTEMPTS):
-            try:
-                attempt_once(interruption)
-                break
-            except ConflictError as e:
-                if attempt + 1 == _CONFLICT_ATTEMPTS:
-                    raise
-                _log.warning("%s; planning again", e)
-        if interruption.signal is not None:
-            summary.outcome, summary.signal = "interrupted", interruption.signal
-    summary.seconds = time.monotonic() - began
-
-
 def _extract_once(config: ExtractConfig, summary: Summary, interruption: Interruption) -> None:
     table_uri = normalize_uri(config.features)
     table = FeaturesTable.find(table_uri)
@@ -92,17 +64,13 @@ def _extract_once(config: ExtractConfig, summary: Summary, interruption: Interru
     summary.add_seconds("list", time.perf_counter() - began)
     summary.listed, summary.skipped = listing.images.num_rows, dict(listing.skipped)
 
-    cluster.connect(config.address)
-    interruption.reinstall()
-    actors = size_actors(config, cluster.possible_nodes())
-    backbone = resolve_backbone(config, snapshot, actors)
-    described = tasks.get_all(
-        [tasks.describe.remote(backbone, config.resize, config.interpolation, config.decode)]
-    )[0]
-    spec = described.spec
-    if snapshot is not None:
-        require_equal(spec, snapshot.spec, redact_uri(table_uri))
-    stages = pipeline_config(config, backbone, described, actors.gpus)
+    backbone = backbone_of(config, snapshot)
+    stages: BackbonePipeline | None = None
+    if snapshot is not None and knows_backbone(snapshot, _settings(config, backbone)):
+        # What there is to do can be told without a cluster, and often that is nothing.
+        spec = snapshot.spec
+    else:
+        spec, stages = prepare(config, backbone, snapshot, interruption)
 
     began = time.perf_counter()
     plan = make_plan(
@@ -110,7 +78,7 @@ def _extract_once(config: ExtractConfig, summary: Summary, interruption: Interru
         snapshot,
         keep_deleted=config.keep_deleted,
         retry_failed=config.retry_failed,
-        hasher=lambda work: tasks.hash_images(work, stages),
+        hasher=lambda work: hash_images(config, work, interruption),
     )
     summary.add_seconds("plan", time.perf_counter() - began)
     count_plan(plan, spec, summary)
@@ -122,30 +90,22 @@ def _extract_once(config: ExtractConfig, summary: Summary, interruption: Interru
         return
     if plan.empty:
         summary.outcome = "unchanged"
-        return
-    if table is None:
-        table = FeaturesTable.create(table_uri, spec, Lease.first_mark(summary.run))
-    start = table.snapshot() if snapshot is None else snapshot
-    run = RunLoop(config, table, start, plan, stages, summary, interruption)
-    run.execute()
-    if interruption.signal is None:
+    else:
+        if stages is None:
+            spec, stages = prepare(config, backbone, snapshot, interruption)
+        if table is None:
+            table = FeaturesTable.create(table_uri, spec, Lease.first_mark(summary.run))
+        start = table.snapshot() if snapshot is None else snapshot
+        RunLoop(config, table, start, plan, stages, summary, interruption).execute()
+        if interruption.signal is not None:
+            return
         remember_archives(table_uri, config.layout, listing.archives)
+    if stages is not None and table is not None:
+        remember_backbone(table_uri, _settings(config, stages.backbone), spec)
 
 
-def count_plan(plan: Plan, spec: FeatureSpec, summary: Summary) -> None:
-    """Notes in the summary what a plan found."""
-    summary.new, summary.changed, summary.retried = plan.new, plan.changed, plan.retried
-    summary.reused, summary.removed, summary.unchanged = plan.reused, plan.removed, plan.unchanged
-    summary.precision = spec.precision
-    summary.nodes = len(cluster.nodes())
-    if plan.snapshot is not None:
-        summary.version, summary.rows = plan.snapshot.version, plan.snapshot.rows
-
-
-def resolve_backbone(
-    config: ExtractConfig, snapshot: Snapshot | None, actors: ActorSizing
-) -> BackboneConfig:
-    """Turns flags into a backbone, `auto` precision into the table's or the workers' own."""
+def backbone_of(config: ExtractConfig, snapshot: Snapshot | None) -> BackboneConfig:
+    """Turns flags into a backbone; `auto` precision is that of the table, if there is one."""
     backbone = BackboneConfig(
         name=config.backbone,
         alpha=config.alpha,
@@ -157,29 +117,41 @@ def resolve_backbone(
         weights=config.weights,
         weights_sha256=config.weights_sha256,
     )
-    if backbone.precision != "auto":
+    if backbone.precision != "auto" or snapshot is None:
         return backbone
-    if snapshot is not None:
-        return replace(backbone, precision=snapshot.spec.precision)
-    probe = tasks.native_precision.options(num_cpus=actors.cpus, num_gpus=actors.gpus)
-    return replace(backbone, precision=tasks.get_all([probe.remote()])[0])
+    return replace(backbone, precision=snapshot.spec.precision)
 
 
-def pipeline_config(
-    config: ExtractConfig, backbone: BackboneConfig, described: tasks.Description, gpus: float
-) -> BackbonePipeline:
-    """Collects what the pipeline's stages need.
+def prepare(
+    config: ExtractConfig,
+    backbone: BackboneConfig,
+    snapshot: Snapshot | None,
+    interruption: Interruption,
+) -> tuple[FeatureSpec, BackbonePipeline]:
+    """Builds the backbone once, on a worker, to learn what it makes and needs.
 
-    Args:
-        config: The job's.
-        backbone: Without anything left to be decided.
-        described: What it is.
-        gpus: GPUs of an actor.
+    Returns:
+        The specification of its features, and the stages that make them.
+
+    Raises:
+        BackboneError: It cannot be built.
+        SpecMismatchError: Its features are not of the table's kind.
     """
+    connect(config, interruption)
+    actors = size_actors(config, cluster.possible_nodes())
+    where = {"num_cpus": 1.0}
+    if backbone.precision == "auto":
+        # What that means is up to the hardware that actors will have.
+        where = {"num_cpus": actors.cpus, "num_gpus": actors.gpus}
+    task = tasks.describe.options(**where)
+    call = task.remote(backbone, config.resize, config.interpolation, config.decode)
+    described: tasks.Description = tasks.get_all([call])[0]
     spec = described.spec
+    if snapshot is not None:
+        require_equal(spec, snapshot.spec, redact_uri(snapshot.table_uri))
     height, width = spec.image_size
-    return BackbonePipeline(
-        backbone=backbone,
+    return spec, BackbonePipeline(
+        backbone=replace(backbone, precision=spec.precision),
         decode=DecodeOptions(
             height=height,
             width=width,
@@ -188,10 +160,12 @@ def pipeline_config(
             interpolation=config.interpolation,
             max_pixels=config.max_pixels,
         ),
-        batch_size=size_batch(config.batch_size, gpus, spec.image_size),
-        fetch_concurrency=config.fetch_concurrency,
-        fetch_timeout_s=config.fetch_timeout_s,
-        max_image_bytes=int(config.max_image_mb * 1e6),
+        batch_size=size_batch(config.batch_size, actors.gpus, spec.image_size),
+        fetcher=fetcher_of(config),
         row_length=spec.length,
         weights_bytes=described.weights_bytes,
     )
+
+
+def _settings(config: ExtractConfig, backbone: BackboneConfig) -> str:
+    return settings_digest(backbone, config.resize, config.interpolation, config.decode)

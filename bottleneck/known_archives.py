@@ -1,25 +1,22 @@
 """What earlier runs know of tar archives, so that unchanged ones are not read to be listed.
 
 The table's rows hold every member of an archive, but not whether those are all of them: a run may
-have died half-way. So a finished run leaves a note of how many images each archive has, in a file
-beside the table's log. It is only a memory: without it archives are read again.
+have died half-way. So a finished run leaves a note of how many images each archive has. It is only
+a memory: without it archives are read again.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
 
-from bottleneck.errors import SourceError
 from bottleneck.features import Snapshot
 from bottleneck.plan import read_identities
-from bottleneck.storage import exists, join_uri, read_bytes, write_bytes
+from bottleneck.table_notes import read_note, write_note
 
-#: Vacuums and readers of Delta tables leave names with an underscore alone.
-_NOTE = "_bottleneck/archives.json"
+_NOTE = "archives"
 
 
 def remember_archives(table_uri: str, layout: str, archives: Mapping[str, tuple[str, int]]) -> None:
@@ -35,16 +32,15 @@ def remember_archives(table_uri: str, layout: str, archives: Mapping[str, tuple[
             "layout": layout,
             "archives": {name: list(known) for name, known in archives.items()},
         }
-        write_bytes(join_uri(table_uri, _NOTE), json.dumps(note, ensure_ascii=False).encode())
+        write_note(table_uri, _NOTE, note)
 
 
 def recall_archives(snapshot: Snapshot, layout: str) -> dict[str, tuple[str, Any]]:
     """Returns image prefix → (fingerprint, rows) of the archives that need no reading."""
-    place = join_uri(snapshot.table_uri, _NOTE)
+    note = read_note(snapshot.table_uri, _NOTE)
+    if note is None:
+        return {}
     try:
-        if not exists(place):
-            return {}
-        note = json.loads(read_bytes(place))
         if note["layout"] != layout:
             return {}
         noted = pl.DataFrame(
@@ -53,7 +49,6 @@ def recall_archives(snapshot: Snapshot, layout: str) -> dict[str, tuple[str, Any
             orient="row",
         )
     except (
-        SourceError,
         ValueError,
         KeyError,
         IndexError,

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +57,31 @@ COST_SCHEMA = pa.schema(
 UNAVAILABLE = "unavailable"
 
 
+class FetchFlags(Protocol):
+    """The flags of a job that say how images are read."""
+
+    @property
+    def fetch_concurrency(self) -> int:
+        """Reads in flight in a fetching task."""
+
+    @property
+    def fetch_timeout_s(self) -> float:
+        """Seconds without progress after which a read is tried again."""
+
+    @property
+    def max_image_mb(self) -> float:
+        """Megabytes; larger files are not read."""
+
+
+def fetcher_of(flags: FetchFlags) -> Fetcher:
+    """Returns what reads a job's images."""
+    return Fetcher(
+        concurrency=flags.fetch_concurrency,
+        timeout_s=flags.fetch_timeout_s,
+        max_bytes=int(flags.max_image_mb * 1e6),
+    )
+
+
 @dataclass(frozen=True)
 class PipelineConfig:
     """What the stages need, on whatever machine they run; a job adds what its actors do.
@@ -64,18 +89,14 @@ class PipelineConfig:
     Attributes:
         decode: How images become arrays.
         batch_size: Images a backbone computes at once.
-        fetch_concurrency: Reads in flight in a fetching task.
-        fetch_timeout_s: Seconds without progress after which a read is tried again.
-        max_image_bytes: Larger files are not read.
+        fetcher: How they are read.
         row_length: Values in one row of the result.
         weights_bytes: Size of the weights that each actor holds.
     """
 
     decode: DecodeOptions
     batch_size: int
-    fetch_concurrency: int
-    fetch_timeout_s: float
-    max_image_bytes: int
+    fetcher: Fetcher
     row_length: int
     weights_bytes: int
 
@@ -240,16 +261,11 @@ def fetch_and_decode(work: pa.Table, *, config: PipelineConfig) -> Iterator[pa.T
         Blocks with all columns but `features`, and `pixels`: H·W·3 bytes an image, RGB, null
         where there is no image.
     """
-    fetcher = Fetcher(
-        concurrency=config.fetch_concurrency,
-        timeout_s=config.fetch_timeout_s,
-        max_bytes=config.max_image_bytes,
-    )
 
     def fetch(start: int) -> tuple[pa.Table, list[Any], float]:
         rows = work.slice(start, config.block_rows)
         began = time.perf_counter()
-        fetched = fetcher.fetch(requests_of(rows))
+        fetched = config.fetcher.fetch(requests_of(rows))
         return rows, fetched, time.perf_counter() - began
 
     starts = range(0, work.num_rows, config.block_rows)

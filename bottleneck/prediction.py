@@ -17,14 +17,14 @@ from bottleneck import cluster, logs, plots, report, storage
 from bottleneck.classifiers import LocatedModel, PredictionSpec, locate_model
 from bottleneck.errors import SpecMismatchError
 from bottleneck.estimate import estimate_run
-from bottleneck.extraction import count_plan, settle
 from bottleneck.features import FeaturesTable, Snapshot
 from bottleneck.images import DecodeOptions, decode
 from bottleneck.interruption import Interruption
+from bottleneck.job_steps import connect, count_plan, hash_images, settle
 from bottleneck.known_archives import recall_archives, remember_archives
 from bottleneck.lease import Lease, require_free
 from bottleneck.metrics import Evaluation
-from bottleneck.pipeline import PipelineConfig, requests_of
+from bottleneck.pipeline import PipelineConfig, fetcher_of, requests_of
 from bottleneck.placement import size_actors, size_batch
 from bottleneck.plan import Plan, make_plan, read_identities
 from bottleneck.predict_config import PredictConfig
@@ -36,7 +36,6 @@ from bottleneck.sources import LISTING_SCHEMA, list_images
 from bottleneck.spec import FeatureSpec, require_equal
 from bottleneck.storage import Fetcher, normalize_uri, redact_uri
 from bottleneck.summary import Summary
-from bottleneck.tasks import hash_images
 from bottleneck.train_config import parse_time
 
 _MISTAKES = 24
@@ -129,16 +128,12 @@ def _predict_once(
     source = _source(config, snapshot, model)
     summary.listed, summary.skipped = source.images.num_rows, dict(source.skipped)
 
-    cluster.connect(config.address)
-    interruption.reinstall()
-    actors = size_actors(config, cluster.possible_nodes())
-    stages = _stages(config, model, spec, source, actors.gpus)
     plan = make_plan(
         source.images,
         snapshot,
         keep_deleted=config.keep_deleted,
         retry_failed=config.retry_failed,
-        hasher=None if source.table else lambda work: hash_images(work, stages),
+        hasher=None if source.table else lambda work: hash_images(config, work, interruption),
     )
     if source.table is not None:
         plan = _by_shard(plan)
@@ -151,6 +146,9 @@ def _predict_once(
     if plan.empty:
         summary.outcome = "unchanged"
     else:
+        connect(config, interruption)
+        actors = size_actors(config, cluster.possible_nodes())
+        stages = _stages(config, model, spec, source, actors.gpus)
         if table is None:
             table = PredictionsTable.create(uri, spec, Lease.first_mark(summary.run))
         start = table.snapshot() if snapshot is None else snapshot
@@ -234,9 +232,7 @@ def _stages(
             height=height, width=width, max_pixels=config.max_pixels, **reading
         ),
         "batch_size": size_batch(config.batch_size, gpus, model.spec.image_size),
-        "fetch_concurrency": config.fetch_concurrency,
-        "fetch_timeout_s": config.fetch_timeout_s,
-        "max_image_bytes": int(config.max_image_mb * 1e6),
+        "fetcher": fetcher_of(config),
         "row_length": spec.length,
         "weights_bytes": model.weights_bytes,
         "model": model,

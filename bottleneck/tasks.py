@@ -23,8 +23,7 @@ import ray
 from bottleneck import cluster
 from bottleneck.backbones import Backbone, BackboneConfig
 from bottleneck.errors import BottleneckError, RunFailedError
-from bottleneck.pipeline import COST_SCHEMA, PipelineConfig, committable, requests_of
-from bottleneck.precision import detect_hardware, resolve_precision
+from bottleneck.pipeline import COST_SCHEMA, committable, requests_of
 from bottleneck.schemas import RowFormat
 from bottleneck.shards import Shard, merge_shards, ordered_runs, write_shard
 from bottleneck.spec import FeatureSpec
@@ -178,7 +177,7 @@ class Description:
     weights_bytes: int
 
 
-@ray.remote(num_cpus=1)
+@ray.remote
 def describe(backbone: BackboneConfig, resize: str, interpolation: str, decode: str) -> Description:
     """Builds the backbone once, with its weights."""
     built = Backbone(backbone, batch_size=1)
@@ -186,19 +185,8 @@ def describe(backbone: BackboneConfig, resize: str, interpolation: str, decode: 
     return Description(spec, built.weights_bytes)
 
 
-@ray.remote
-def native_precision() -> str:
-    """Returns the fastest precision of the hardware that this runs on."""
-    return resolve_precision("auto", detect_hardware())
-
-
 @ray.remote(num_cpus=1, max_retries=3)
-def _hash(rows: pa.Table, config: PipelineConfig) -> pa.Table:
-    fetcher = Fetcher(
-        concurrency=config.fetch_concurrency,
-        timeout_s=config.fetch_timeout_s,
-        max_bytes=config.max_image_bytes,
-    )
+def _hash(rows: pa.Table, fetcher: Fetcher) -> pa.Table:
     answers = fetcher.fetch(requests_of(rows))
     found = [
         (image, hashlib.sha256(answer.data).hexdigest())
@@ -213,12 +201,12 @@ def _hash(rows: pa.Table, config: PipelineConfig) -> pa.Table:
     )
 
 
-def hash_images(work: pa.Table, config: PipelineConfig) -> pa.Table:
+def hash_images(work: pa.Table, fetcher: Fetcher) -> pa.Table:
     """Reads images to hash them, spread over the cluster.
 
     Args:
         work: Rows of :data:`bottleneck.plan.WORK_SCHEMA`.
-        config: How to read.
+        fetcher: How to read.
 
     Returns:
         `image`, `sha256` of those that could be read.
@@ -226,7 +214,7 @@ def hash_images(work: pa.Table, config: PipelineConfig) -> pa.Table:
     tables = [
         work.slice(start, _HASH_TASK_ROWS) for start in range(0, work.num_rows, _HASH_TASK_ROWS)
     ]
-    calls = (_hash.remote(table, config) for table in tables)
+    calls = (_hash.remote(table, fetcher) for table in tables)
     return pa.concat_tables(get_bounded(calls, _HASH_TASKS_IN_FLIGHT))
 
 

@@ -898,7 +898,7 @@ def test_a_night_of_jobs_leaves_no_secret_anywhere(s3: S3Server, tmp_path: Path)
             "BOTTLENECK_CACHE": str(out / "cache"),
             "RAY_TMPDIR": str(ray_folder),
             "COLUMNS": "80",
-        }
+        },
     )
     source = [f"--images={base}/list.csv", "--actors=1", "--batch-size=8"]
     computing = ["--backbone=channel-means", "--weights=none", "--image-size", "8", "8"]

@@ -32,6 +32,7 @@ from bottleneck.interruption import Interruption
 from bottleneck.pipeline import (
     PipelineConfig,
     fetch_and_decode,
+    fetcher_of,
     pixels_of,
     with_inference_time,
 )
@@ -97,9 +98,7 @@ def stand_in(side: int, *, image_s: float = 0.0, diary: Path | None = None) -> S
     return StandInPipeline(
         decode=DecodeOptions(height=side, width=side),
         batch_size=size_batch(flags.batch_size, 0, (side, side)),
-        fetch_concurrency=flags.fetch_concurrency,
-        fetch_timeout_s=flags.fetch_timeout_s,
-        max_image_bytes=int(flags.max_image_mb * 1e6),
+        fetcher=fetcher_of(flags),
         row_length=POOLED.length,
         weights_bytes=0,
         image_s=image_s,
