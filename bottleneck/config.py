@@ -152,8 +152,7 @@ class ExtractConfig:
         if self.image_size is not None:
             for side in self.image_size:
                 require_at_least("image_size", side, 1, "pixels")
-        if self.node_hour_price is not None and not self.dry_run:
-            raise ConfigError("--node-hour-price only matters to --dry-run; add it or drop this")
+        require_sense_of_dry_run(self)
         gpus = self.gpus_per_actor
         if gpus is not None and gpus > 1 and not float(gpus).is_integer():
             raise ConfigError(
@@ -210,6 +209,18 @@ def require_bounds(config: Any) -> None:
     """
     for name, lowest, unit in _LOWER_BOUNDS:
         require_at_least(name, getattr(config, name, None), lowest, unit)
+
+
+def require_sense_of_dry_run(config: Any) -> None:
+    """Refuses flags that mean nothing with or without ``--dry-run``.
+
+    Raises:
+        ConfigError: One is given.
+    """
+    if config.node_hour_price is not None and not config.dry_run:
+        raise ConfigError("--node-hour-price only matters to --dry-run; add it or drop this")
+    if config.take_over and config.dry_run:
+        raise ConfigError("--dry-run takes nothing over, it writes nothing; drop --take-over")
 
 
 def require_at_least(name: str, value: Any, lowest: float, unit: str) -> None:

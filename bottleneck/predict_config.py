@@ -12,6 +12,7 @@ from bottleneck.config import (
     require_at_least,
     require_bounds,
     require_choices,
+    require_sense_of_dry_run,
 )
 from bottleneck.errors import ConfigError
 from bottleneck.train_config import parse_time
@@ -112,8 +113,7 @@ class PredictConfig:
                 f"{self.model} has no head of its own for --features; give --images, or a model "
                 "of jobs/train.py"
             )
-        if self.node_hour_price is not None and not self.dry_run:
-            raise ConfigError("--node-hour-price only matters to --dry-run; add it or drop this")
+        require_sense_of_dry_run(self)
         require_choices(self)
         require_bounds(self)
         require_at_least("top", self.top, 1, "labels")

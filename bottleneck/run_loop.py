@@ -90,6 +90,8 @@ class RunLoop:
         self._progress = Progress(plan.work.num_rows)
         self._group = _Group([])
         self._writing: list[Any] = []
+        # Writes that the next commit waits for, once its time has come.
+        self._closing: set[Any] | None = None
         self._row_bytes = (
             snapshot.bytes / snapshot.rows if snapshot.rows else encoded_row_bytes(snapshot.spec)
         )
@@ -235,14 +237,18 @@ class RunLoop:
     def _commit_if_due(self) -> None:
         committer = self._committer
         due = committer.pending_shards >= self._interval.shards
-        if committer.seconds_since_commit >= self._interval.seconds:
+        if self._closing is None and committer.seconds_since_commit >= self._interval.seconds:
             self._write_group()
-            self._collect(timeout_s=0)
-            due = not self._writing
+            self._closing = set(self._writing)
+        # Those that were begun since then are for the commit after it: in a pipeline that is faster
+        # than its storage there is no moment without one.
+        if self._closing is not None and self._closing.isdisjoint(self._writing):
+            due = True
         if due:
             self._commit()
 
     def _commit(self) -> None:
+        self._closing = None
         self._note_state()
         self._committer.commit()
         self._progress.committed = self._summary.computed
@@ -278,6 +284,9 @@ class RunLoop:
         )
         seen: BaseException | None = error
         while seen is not None:
+            if getattr(seen, "actor_init_failed", False):
+                # The next one would fail for the same reason, which its last line says.
+                raise tasks.task_error(seen) from error
             if isinstance(seen, passing):
                 _log.warning("lost work: %s", str(seen).strip().splitlines()[0])
                 return

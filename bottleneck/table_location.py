@@ -31,7 +31,7 @@ def filesystem_of(uri: str) -> tuple[Any, str]:
         filesystem, path = pafs.FileSystem.from_uri(root)
     except (OSError, ValueError, pa.ArrowException) as e:
         raise TableError(
-            f"{redact_uri(uri)} is not an address that a table can have ({one_line(e)}); "
+            f"{redact_uri(uri)} is not an address that a table can have ({_whole_message(e)}); "
             "allowed: a local folder, s3://, gs:// or abfs://"
         ) from e
     return filesystem, f"{path.rstrip('/')}/{key}".rstrip("/")
@@ -98,12 +98,12 @@ def require_free(uri: str) -> None:
 def unreachable(uri: str, error: Exception) -> str:
     """Returns the one line for storage that refused, in words of ours."""
     return (
-        f"cannot use the features table at {redact_uri(uri)}: {one_line(error)}; "
+        f"cannot use the features table at {redact_uri(uri)}: {_whole_message(error)}; "
         "check the address, the credentials and that the place may be written"
     )
 
 
-def one_line(error: BaseException) -> str:
+def _whole_message(error: BaseException) -> str:
     """The whole message, whose cause delta-rs puts on later lines, on one."""
     text = redact_text(" ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split()))
     # What happened stands at the beginning, why at the end.

@@ -67,6 +67,10 @@ def test_defaults_are_allowed_and_cannot_be_changed() -> None:
             {"node_hour_price": 2.0},
             "--node-hour-price only matters to --dry-run; add it or drop this",
         ),
+        (
+            {"dry_run": True, "take_over": True},
+            "--dry-run takes nothing over, it writes nothing; drop --take-over",
+        ),
         ({"max_pixels": 0}, "--max-pixels 0 is not allowed; give 1 pixels or more"),
         ({"max_image_mb": 0.0}, "--max-image-mb 0.0 is not allowed; give 0.001 megabytes or more"),
         ({"gpus_per_actor": -1.0}, "--gpus-per-actor -1.0 is not allowed; give 0 GPUs or more"),

@@ -383,7 +383,9 @@ def test_settings_of_a_stopped_training_are_never_unpickled(tmp_path: Path, mark
     write_table(str(tmp_path / "features"), three_splits(count=3))
     (tmp_path / "model" / "unfinished").mkdir(parents=True)
     (tmp_path / "model/unfinished/settings.json").write_bytes(poisoned(marker, "pickle"))
-    with pytest.raises(ModelError, match=r"settings\.json is no JSON; delete the folder"):
+    with pytest.raises(
+        ModelError, match=r"settings\.json does not hold the settings of a training"
+    ):
         train(
             TrainConfig(
                 features=str(tmp_path / "features"), model=str(tmp_path / "model"), resume=True

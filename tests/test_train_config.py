@@ -157,6 +157,10 @@ def test_what_the_train_job_refuses(options: dict[str, Any], message: str) -> No
             {"node_hour_price": 2.0},
             "--node-hour-price only matters to --dry-run; add it or drop this",
         ),
+        (
+            {"dry_run": True, "take_over": True},
+            "--dry-run takes nothing over, it writes nothing; drop --take-over",
+        ),
         ({"top": 0}, "--top 0 is not allowed; give 1 labels or more"),
         ({"batch_size": 0}, "--batch-size 0 is not allowed; give 1 images or more"),
         ({"max_pixels": 0}, "--max-pixels 0 is not allowed; give 1 pixels or more"),

@@ -1,0 +1,220 @@
+"""One call of Ray Train: how many workers of what size, its progress, its result, its figures."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from bottleneck import cluster, logs, tasks
+from bottleneck.config import worker_range
+from bottleneck.errors import ConfigError, RunFailedError
+from bottleneck.features import Snapshot
+from bottleneck.head_fitting import FitConfig
+from bottleneck.interruption import InterruptedRunError
+from bottleneck.metrics import Evaluation, evaluate
+from bottleneck.splits import SPLITS, LabelledRows
+from bottleneck.storage import redact_text
+from bottleneck.table_location import filesystem_of
+from bottleneck.train_config import TrainConfig
+from bottleneck.training_cluster import TensorflowCluster
+from bottleneck.training_rows import FeatureRows
+from bottleneck.training_worker import EpochLog, WorkerConfig, judge_rows, load_state, train_worker
+from bottleneck.unfinished_training import UNFINISHED
+
+#: Figures of an epoch that are shown.
+_SHOWN = ("loss", "accuracy", "val_loss", "val_accuracy")
+
+_POLL_S = 0.3
+_CHECKPOINTS_KEPT = 2
+_MAX_CPUS_PER_WORKER = 8
+
+
+@dataclass(frozen=True)
+class _Workers:
+    number: int | tuple[int, int]
+    cpus: int
+    gpus: float
+
+
+def _size_workers(config: TrainConfig) -> _Workers:
+    """Decides what each worker gets of the cluster."""
+    low, high = worker_range(config.workers)
+    cpus_there, gpus_there = cluster.total("CPU"), cluster.total("GPU")
+    gpus = config.gpus_per_worker
+    if gpus is None:
+        gpus = 1.0 if gpus_there else 0.0
+    cpus = config.cpus_per_worker
+    if cpus is None:
+        cpus = 1.0 if gpus else min(_MAX_CPUS_PER_WORKER, max(1, cpus_there // low))
+    fits = sum(
+        min(
+            math.floor(node.get("CPU", 0) / cpus),
+            math.floor(node.get("GPU", 0) / gpus) if gpus else sys.maxsize,
+        )
+        for node in cluster.nodes()
+    )
+    if fits < low:
+        raise ConfigError(
+            f"--workers {config.workers}: the cluster has room for {fits} workers of {cpus:g} CPUs "
+            f"and {gpus:g} GPUs ({cpus_there:g} CPUs, {gpus_there:g} GPUs in all); lower "
+            "--workers, --cpus-per-worker or --gpus-per-worker"
+        )
+    return _Workers(low if low == high else (low, high), int(cpus), gpus)
+
+
+class TrainingRun:
+    """One call of Ray Train, and the figures on its result."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model_uri: str,
+        snapshot: Snapshot,
+        rows: LabelledRows,
+        fit: FitConfig,
+        window: int,
+    ) -> None:
+        self._config = config
+        self._model_uri = model_uri
+        self._snapshot = snapshot
+        self._rows = rows
+        self._fit = fit
+        self._window = window
+        self._workers = _size_workers(config)
+
+    def _rows_of(self, split: str) -> FeatureRows:
+        chosen = self._rows.split == SPLITS.index(split)
+        return FeatureRows(
+            self._snapshot,
+            self._rows.shard[chosen],
+            self._rows.row[chosen],
+            self._rows.label[chosen],
+            self._config.pool,
+        )
+
+    def execute(self) -> dict[str, Any]:
+        """Trains to the end.
+
+        Returns:
+            The last checkpoint's arrays.
+        """
+        import ray.train
+        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+        log = EpochLog.remote()  # type: ignore[attr-defined]
+        filesystem, root = filesystem_of(self._model_uri)
+        settings = WorkerConfig(
+            fit=self._fit,
+            rows=[ray.put(self._rows_of(split)) for split in ("train", "validation")],
+            window_rows=self._window,
+            threads=self._workers.cpus,
+            log=log,
+        )
+        for name in ("ray.train", "ray"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        trainer = DataParallelTrainer(
+            train_worker,
+            train_loop_config={"config": settings},
+            backend_config=TensorflowCluster(),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=self._workers.number,  # type: ignore[arg-type]
+                use_gpu=self._workers.gpus > 0,
+                resources_per_worker={"CPU": self._workers.cpus}
+                | ({"GPU": self._workers.gpus} if self._workers.gpus else {}),
+            ),
+            run_config=ray.train.RunConfig(
+                # Of the same name and place as before, it goes on from the last checkpoint.
+                name=UNFINISHED,
+                storage_path=root,
+                storage_filesystem=filesystem,
+                failure_config=ray.train.FailureConfig(
+                    max_failures=self._config.max_worker_failures
+                ),
+                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=_CHECKPOINTS_KEPT),
+            ),
+        )
+        fitting = _Fitting(trainer)
+        shown = 0
+        try:
+            while not fitting.wait(_POLL_S):
+                shown = self._show(log, shown)
+        except InterruptedRunError as e:
+            kept = "finished epochs are kept, go on with --resume"
+            raise InterruptedRunError(e.signum, kept) from e
+        self._show(log, shown)
+        if fitting.error is not None:
+            _, failed = ray.get(log.read.remote(0))
+            raise failed or _failure(fitting.error) from fitting.error
+        checkpoint = fitting.result.checkpoint
+        if checkpoint is None:
+            raise RunFailedError("the training ended without an epoch; run again")
+        with checkpoint.as_directory() as folder:
+            return load_state(Path(folder))
+
+    def _show(self, log: Any, start: int) -> int:
+        entries, _ = ray.get(log.read.remote(start))
+        for entry in entries:
+            epoch, epochs = int(entry["epoch"]), self._fit.epochs
+            figures = {name: entry[name] for name in _SHOWN if name in entry}
+            text = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+            logs.say(
+                f"epoch {epoch}/{epochs}  {text}",
+                event="progress",
+                epoch=epoch,
+                epochs=epochs,
+                **figures,
+            )
+        return start + len(entries)
+
+    def judge(self, weights: list[Any]) -> tuple[str, Evaluation | None]:
+        """Evaluates on the test split, or on the validation split when there is none."""
+        for split in ("test", "validation"):
+            rows = self._rows_of(split)
+            if not len(rows):
+                continue
+            judged = judge_rows.remote(
+                rows, self._fit.head, weights, self._fit.storage, self._window
+            )
+            probabilities = tasks.get_all([judged])[0]
+            return split, evaluate(self._rows.labels, rows.label, probabilities)
+        return "", None
+
+
+class _Fitting:
+    """Runs Ray Train in a thread, so that progress is shown and signals are heard meanwhile."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self._trainer = trainer
+        self._thread = threading.Thread(target=self._fit, daemon=True)
+        self._thread.start()
+
+    def _fit(self) -> None:
+        try:
+            self.result = self._trainer.fit()
+        except BaseException as e:  # handed to the waiting thread
+            self.error = e
+
+    def wait(self, timeout_s: float) -> bool:
+        """Returns whether it has ended."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+
+def _failure(error: BaseException) -> RunFailedError:
+    failures = getattr(error, "worker_failures", None) or {}
+    first = next(iter(failures.values()), error)
+    lines = [line for line in str(first).strip().splitlines() if line.strip()]
+    reason = redact_text(lines[-1])[:300] if lines else ""
+    return RunFailedError(
+        f"the training failed: {type(first).__name__}: {reason}; "
+        "finished epochs are kept, go on with --resume"
+    )
