@@ -17,6 +17,7 @@ import yaml
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bottleneck.errors import RunFailedError
+from bottleneck.uris import redact_text
 
 _log = logging.getLogger(__name__)
 
@@ -147,9 +148,13 @@ def _node_types(alive: Sequence[Mapping[str, Any]]) -> dict[str, tuple[dict[str,
     if head is None or not _node_type(head):
         return {}
     where = NodeAffinitySchedulingStrategy(head["NodeID"], soft=False)
-    types: dict[str, tuple[dict[str, float], int]] = ray.get(
-        _read_node_types.options(scheduling_strategy=where).remote(_node_type(head))
-    )
+    reading = _read_node_types.options(scheduling_strategy=where).remote(_node_type(head))
+    try:
+        types: dict[str, tuple[dict[str, float], int]] = ray.get(reading)
+    except ray.exceptions.RayError as e:
+        reason = redact_text(str(e).strip().splitlines()[-1])[:300]
+        _log.warning("nodes that may be added are not known, only those that are up: %s", reason)
+        return {}
     return types
 
 
@@ -206,8 +211,3 @@ def _known() -> list[dict[str, Any]]:
 
 def _alive() -> list[dict[str, Any]]:
     return [node for node in _known() if node["Alive"]]
-
-
-def total(resource: str) -> float:
-    """Returns how much of a resource all nodes have together."""
-    return sum(node.get(resource, 0.0) for node in nodes())

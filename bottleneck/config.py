@@ -72,7 +72,8 @@ class ExtractConfig:
         batch_size: Images that a backbone computes at once. When not given, 32 on CPUs; on GPUs a
             power of two up to 128 whose activations fit 4 GB.
         fetch_concurrency: Reads in flight at a time in each fetching task.
-        fetch_timeout_s: Seconds after which a read that makes no progress is tried again.
+        fetch_timeout_s: Seconds without a byte after which a read from an object store is tried
+            again.
         commit_every: How often finished work is committed: a time (`90s`, `5m`, `1h`) or a number
             of shards (`20 shards`). A killed run loses at most this much.
         shard_mb: Aimed size of a shard, in megabytes as written.

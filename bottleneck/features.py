@@ -31,7 +31,7 @@ from bottleneck.storage import is_local, redact_uri
 from bottleneck.table_location import (
     delta_uri,
     filesystem_of,
-    require_free,
+    require_empty,
     require_readable_name,
     table_exists,
     unreachable,
@@ -148,11 +148,11 @@ class FeaturesTable:
             require_readable_name(uri)
             delta = DeltaTable(delta_uri(uri))
         except TableNotFoundError:
-            require_free(uri)
+            require_empty(uri)
             return None
         except (DeltaError, OSError, ValueError) as e:
             if is_local(uri) and Path(uri).is_file():
-                raise TableError(f"{uri} is a file; a features table needs a folder") from e
+                raise TableError(f"{uri} is a file; a table needs a folder") from e
             raise TableError(unreachable(uri, e)) from e
         table = cls(uri, delta)
         table.snapshot()
@@ -329,7 +329,15 @@ class FeaturesTable:
             raise TableError(unreachable(self.uri, e)) from e
 
     def commits(self, limit: int | None = None) -> list[CommitRecord]:
-        """Returns this package's commits that the log still knows, newest first."""
+        """Returns this package's commits that the log still knows, newest first.
+
+        Raises:
+            TableError: Storage refuses.
+        """
+        try:
+            entries = self._log.delta.history(limit)
+        except (DeltaError, OSError) as e:
+            raise TableError(unreachable(self.uri, e)) from e
         return [
             CommitRecord(
                 version=int(entry["version"]),
@@ -337,7 +345,7 @@ class FeaturesTable:
                 run=str(entry.get(RUN_KEY, "")),
                 stats=json.loads(entry.get(STATS_KEY, "{}")),
             )
-            for entry in self._log.delta.history(limit)
+            for entry in entries
             if STATS_KEY in entry
         ]
 

@@ -404,9 +404,12 @@ def _tiff_ends_early(data: bytes, image: ImageFile.ImageFile | None) -> bool:
         return False
     tags = image.tag_v2
     for offsets, byte_counts in ((273, 279), (324, 325)):  # strips, tiles
-        pieces = zip(tags.get(offsets, ()), tags.get(byte_counts, ()), strict=False)
-        if any(offset + count > len(data) for offset, count in pieces):
-            return True
+        try:
+            pieces = zip(tags.get(offsets, ()), tags.get(byte_counts, ()), strict=False)
+            if any(offset + count > len(data) for offset, count in pieces):
+                return True
+        except Exception:  # Hostile tags are of any type and length.
+            return False
     return False
 
 

@@ -59,6 +59,8 @@ _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 # while they are still good.
 _CREDENTIALS_TTL = timedelta(minutes=5)
 
+_IMAGE_TIME = timedelta(minutes=10)
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -78,8 +80,8 @@ class StoreOptions:
     """How patient a client is.
 
     Attributes:
-        timeout_s: seconds until one request, from connecting to the last byte, is given up; with
-            ``whole_files`` seconds without a byte, so that a large file may take its time.
+        timeout_s: seconds without a byte until one request is given up; a large file may take its
+            time.
         retry_s: seconds from an object's first request during which 5xx answers, throttling,
             broken connections and timeouts are retried, with exponential back-off and jitter.
         whole_files: whether the client reads large files.
@@ -154,10 +156,10 @@ def _new_store(root: str, options: StoreOptions) -> ObjectStore:
     client: dict[str, Any] = {
         "allow_http": _is_true("AWS_ALLOW_HTTP"),
         "connect_timeout": min(timeout, timedelta(seconds=10)),
-        "timeout": timedelta(days=1) if options.whole_files else timeout,
+        "read_timeout": timeout,
+        # However slowly bytes come, one image does not hold up its run for longer.
+        "timeout": timedelta(days=1) if options.whole_files else max(timeout, _IMAGE_TIME),
     }
-    if options.whole_files:
-        client["read_timeout"] = timeout
     retry: dict[str, Any] = {
         # Time is the limit, not the count: 1,000 is out of reach.
         "max_retries": 1_000,

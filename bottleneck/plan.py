@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from bottleneck import shards
 from bottleneck.features import Snapshot
-from bottleneck.table_location import filesystem_of
+from bottleneck.table_location import filesystem_of, reading
 
 #: What workers are given of an image, in the order of the work: `row` is its place in the plan,
 #: `old_shard` the number (in the snapshot) of the shard that holds the row it replaces.
@@ -96,7 +96,11 @@ Hasher = Callable[[pa.Table], pa.Table]
 
 
 def read_identities(snapshot: Snapshot, columns: Iterable[str]) -> pl.DataFrame:
-    """Reads small columns of all rows, with the number of each row's shard as `shard`."""
+    """Reads small columns of all rows, with the number of each row's shard as `shard`.
+
+    Raises:
+        TableError: A shard cannot be read.
+    """
     # Before there is a file system, which takes its number of connections from it.
     pa.set_io_thread_count(max(_IO_THREADS, pa.io_thread_count()))
     filesystem, root = filesystem_of(snapshot.table_uri)
@@ -109,7 +113,7 @@ def read_identities(snapshot: Snapshot, columns: Iterable[str]) -> pl.DataFrame:
         return frame.with_columns(pl.lit(number, pl.Int32).alias("shard"))
 
     schema = dict.fromkeys(names, pl.String) | {"shard": pl.Int32}
-    with ThreadPoolExecutor(_READ_THREADS) as pool:
+    with reading(snapshot.table_uri), ThreadPoolExecutor(_READ_THREADS) as pool:
         frames = list(pool.map(read, range(len(snapshot.shards))))
     return pl.concat(frames, rechunk=False) if frames else pl.DataFrame(schema=schema)
 

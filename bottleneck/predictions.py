@@ -21,7 +21,7 @@ from bottleneck.features import FeaturesTable, Snapshot
 from bottleneck.metrics import Evaluation, evaluate
 from bottleneck.schemas import PREDICTIONS
 from bottleneck.spec import FeatureSpec
-from bottleneck.table_location import filesystem_of
+from bottleneck.table_location import filesystem_of, reading
 
 _COLUMNS = ("image", "label", "status", "predicted", "probability")
 
@@ -60,6 +60,11 @@ class Judgement:
     mistakes: list[tuple[str, str, str, float]]
 
 
+def most_judged(classes: int) -> int:
+    """Returns from how many rows figures are made at most, so that they fit the driver's memory."""
+    return min(_MOST_JUDGED, _MOST_VALUES // max(1, classes))
+
+
 def judge_predictions(snapshot: Snapshot, labels: Sequence[str], mistakes: int) -> Judgement:
     """Counts predictions, and compares them with the labels where these are known.
 
@@ -67,11 +72,15 @@ def judge_predictions(snapshot: Snapshot, labels: Sequence[str], mistakes: int) 
         snapshot: Of a predictions table.
         labels: Names of the model's classes.
         mistakes: How many of the most confident ones are wanted.
+
+    Raises:
+        TableError: A shard cannot be read.
     """
     filesystem, root = filesystem_of(snapshot.table_uri)
     frames = []
     for number, shard in enumerate(snapshot.shards):
-        table = shards.read_columns(filesystem, root, shard.path, _COLUMNS)
+        with reading(snapshot.table_uri):
+            table = shards.read_columns(filesystem, root, shard.path, _COLUMNS)
         frame = pl.from_arrow(table)
         assert isinstance(frame, pl.DataFrame)
         frames.append(
@@ -83,7 +92,7 @@ def judge_predictions(snapshot: Snapshot, labels: Sequence[str], mistakes: int) 
     wrong = known.filter(pl.col("label") != pl.col("predicted"))
     worst = wrong.sort("probability", "image", descending=[True, False]).head(mistakes)
     drawn = known
-    most = min(_MOST_JUDGED, _MOST_VALUES // max(1, len(labels)))
+    most = most_judged(len(labels))
     if len(drawn) > most:
         drawn = drawn.sample(most, seed=0)
     return Judgement(
@@ -117,7 +126,8 @@ def _evaluation(snapshot: Snapshot, rows: pl.DataFrame, labels: Sequence[str]) -
     done = 0
     for (number,), part in rows.sort("shard", "row").group_by("shard", maintain_order=True):
         path = snapshot.shards[int(number)].path
-        table = shards.read_columns(filesystem, root, path, ("top_labels", "top_probabilities"))
+        with reading(snapshot.table_uri):
+            table = shards.read_columns(filesystem, root, path, ("top_labels", "top_probabilities"))
         table = table.take(part["row"].to_arrow())
         end = done + len(part)
         probabilities[done:end] = _spread(table, classes)

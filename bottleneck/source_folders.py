@@ -10,6 +10,7 @@ import errno
 import math
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -167,6 +168,7 @@ def _list_objects(uri: str, tally: Tally, concurrency: int) -> Iterator[pl.DataF
     except Exception as e:
         raise source_error(uri, e) from e
     finally:
+        walk.stopped.set()
         pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -178,6 +180,8 @@ class _Walk:
         self._root_key = root_key
         self._concurrency = concurrency
         self._tally = tally
+        # Python waits for its threads before it ends, and a long prefix has many pages.
+        self.stopped = threading.Event()
 
     def list_prefix(
         self, prefix: str, depth: int
@@ -198,6 +202,8 @@ class _Walk:
             return self._probe(prefix, depth)
         frames = []
         for page in stream:
+            if self.stopped.is_set():
+                return [], []
             self._tally.add_requests()
             pages.append(pa.record_batch(page))
             if len(pages) == _PAGES_PER_FRAME:

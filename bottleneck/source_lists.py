@@ -38,6 +38,8 @@ MISSING_FINGERPRINT = "missing"
 
 _COLUMNS = ("uri", "image", "label", "split", "fingerprint")
 _JSON_ROWS = 65_536
+_STAT_ROWS = 4096
+_STAT_SCHEMA = {"own": pl.String, "bytes": pl.Int64}
 
 
 def is_list_uri(uri: str) -> bool:
@@ -99,14 +101,19 @@ def _stat_all(rows: pl.DataFrame, tally: Tally, concurrency: int) -> list[pl.Ser
         found = stat_uri(uri)
         return (MISSING_FINGERPRINT, None) if found is None else (found.fingerprint, found.bytes)
 
-    unknown = rows.get_column("fingerprint").is_null()
+    known = rows.get_column("fingerprint").is_not_null()
+    parts: list[pl.DataFrame] = []
     with ThreadPoolExecutor(concurrency, thread_name_prefix="stat") as pool:
-        answers = pool.map(stat_one, rows.get_column("uri").filter(unknown))
-        values = [next(answers) if asked else (None, None) for asked in unknown]
-    return [
-        pl.Series("own", [own for own, _ in values], dtype=pl.String),
-        pl.Series("bytes", [size for _, size in values], dtype=pl.Int64),
-    ]
+        # In slices: a future takes 2 kB, and all of them at once 20 GB for ten million images.
+        for start in range(0, len(rows), _STAT_ROWS):
+            uris = rows.get_column("uri").slice(start, _STAT_ROWS)
+            answers = pool.map(stat_one, uris.filter(~known.slice(start, _STAT_ROWS)))
+            values = [
+                (None, None) if given else next(answers) for given in known.slice(start, _STAT_ROWS)
+            ]
+            parts.append(pl.DataFrame(values, schema=_STAT_SCHEMA, orient="row"))
+    found = pl.concat(parts) if parts else pl.DataFrame(schema=_STAT_SCHEMA)
+    return [found.get_column(name) for name in _STAT_SCHEMA]
 
 
 def read_rows(uri: str, required: str = "uri") -> pl.DataFrame:

@@ -81,6 +81,7 @@ LIST_FINGERPRINT = "list:"
 
 _TRANSIENT_ERRNO = frozenset(
     {
+        errno.EACCES,
         errno.EAGAIN,
         errno.EBUSY,
         errno.EHOSTDOWN,
@@ -123,7 +124,7 @@ class Fetched:
         fingerprint: of the very answer that carried the bytes, in the listing's form; None when
             nothing answered.
         status: None, or ``missing``, ``too_large``, ``truncated``, ``unreadable`` (until the image
-            changes), or ``unavailable`` (storage, network or credentials failed: try again).
+            changes), or ``unavailable`` (storage, network, credentials or permission: try again).
         error: one line; None if ``status`` is None.
     """
 
@@ -136,7 +137,6 @@ class Fetched:
 _STATUS_OF_KIND = {
     "missing": "missing",
     "missing_bucket": "missing",
-    "denied": "unreadable",
     "bad_name": "unreadable",
     "range": "truncated",
     "other": "unreadable",
@@ -153,7 +153,7 @@ class Fetcher:
 
     Attributes:
         concurrency: requests in flight.
-        timeout_s: seconds for one request, from connecting to the last byte.
+        timeout_s: seconds without a byte after which a request to an object store is given up.
         max_bytes: larger images become ``too_large`` without their bytes being downloaded.
         retry_s: seconds during which one image's transient failures are retried.
     """
@@ -211,6 +211,7 @@ class _Call:
                 status="unavailable",
                 error=f"not tried: {redact_uri(root)} did not answer the requests before",
             )
+        answered = True
         try:
             if request.length is not None and request.length > self._fetcher.max_bytes:
                 fetched = self._too_large(request.length, None)
@@ -223,8 +224,9 @@ class _Call:
         except Exception as e:
             # Whatever a storage driver raises is this one image's failure.
             fetched = _failed(request.uri, e)
+            answered = _is_denied(request.uri, e)
         with self._lock:
-            silent = fetched.status == "unavailable"
+            silent = fetched.status == "unavailable" and not answered
             self._silent[root] = self._silent.get(root, 0) + 1 if silent else 0
         if fetched.fingerprint and (request.fingerprint or "").startswith(LIST_FINGERPRINT):
             return Fetched(fetched.data, request.fingerprint, fetched.status, fetched.error)
@@ -312,11 +314,19 @@ def _failed(uri: str, error: Exception) -> Fetched:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return Fetched(status="missing", error="No such file")
     if isinstance(http_status, int):
-        passing = http_status >= 500 or http_status in {401, 408, 425, 429}
+        passing = http_status >= 500 or http_status in {401, 403, 408, 425, 429}
         return Fetched(
             status="unavailable" if passing else "unreadable", error=f"HTTP {http_status}"
         )
-    permanent = isinstance(error, PermissionError | IsADirectoryError | ValueError | ImportError)
+    permanent = isinstance(error, IsADirectoryError | ValueError | ImportError)
     if is_local(uri) and isinstance(error, OSError):
         permanent = error.errno not in _TRANSIENT_ERRNO
     return Fetched(status="unreadable" if permanent else "unavailable", error=reason)
+
+
+def _is_denied(uri: str, error: Exception) -> bool:
+    """Whether storage answered that this one image may not be read."""
+    if is_object_store(uri):
+        return explain(error).kind == "denied"
+    error = root_cause(error)
+    return isinstance(error, PermissionError) or getattr(error, "status", None) == 403

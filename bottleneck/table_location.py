@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,7 @@ def require_readable_name(uri: str) -> None:
     if escape:
         raise TableError(
             f"{uri} holds {escape[0]}, which Delta takes for another character; "
-            "choose a folder without it for the features table"
+            "choose a folder without it for the table"
         )
 
 
@@ -70,7 +72,7 @@ def table_exists(uri: str) -> bool:
         return False
 
 
-def require_free(uri: str) -> None:
+def require_empty(uri: str) -> None:
     """Refuses a place that holds something else than a table.
 
     Raises:
@@ -82,7 +84,7 @@ def require_free(uri: str) -> None:
         if info.type == pafs.FileType.NotFound:
             return
         if info.type == pafs.FileType.File:
-            raise TableError(f"{redact_uri(uri)} is a file; a features table needs a folder")
+            raise TableError(f"{redact_uri(uri)} is a file; a table needs a folder")
         held = filesystem.get_file_info(pafs.FileSelector(root, recursive=False))
     except OSError as e:
         raise TableError(unreachable(uri, e)) from e
@@ -90,15 +92,28 @@ def require_free(uri: str) -> None:
     # Shards without a log are what a run leaves that was killed before its first commit.
     if any(not (name.startswith("shard-") or name == "_delta_log") for name in names):
         raise TableError(
-            f"{redact_uri(uri)} holds other things ({', '.join(names[:3])}, …) and no features "
-            "table; give --features an empty or new folder"
+            f"{redact_uri(uri)} holds other things ({', '.join(names[:3])}, …) and no "
+            "such table; give an empty or a new folder"
         )
+
+
+@contextlib.contextmanager
+def reading(uri: str) -> Iterator[None]:
+    """Turns what storage raises while a table is read into one line.
+
+    Raises:
+        TableError: Storage refuses, or a shard is no Parquet file.
+    """
+    try:
+        yield
+    except (OSError, pa.ArrowException) as e:
+        raise TableError(unreachable(uri, e)) from e
 
 
 def unreachable(uri: str, error: Exception) -> str:
     """Returns the one line for storage that refused, in words of ours."""
     return (
-        f"cannot use the features table at {redact_uri(uri)}: {_whole_message(error)}; "
+        f"cannot use the table at {redact_uri(uri)}: {_whole_message(error)}; "
         "check the address, the credentials and that the place may be written"
     )
 

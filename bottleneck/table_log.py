@@ -156,7 +156,11 @@ class TableLog:
 
     def version_of(self, commit_id: str) -> int:
         """Returns the Delta version that an entry made."""
-        for entry in self.delta.history():
+        try:
+            entries = self.delta.history()
+        except (DeltaError, OSError) as e:
+            raise TableError(unreachable(self.uri, e)) from e
+        for entry in entries:
             if entry.get(COMMIT_KEY) == commit_id:
                 return int(entry["version"])
         raise ConflictError(self.conflict())

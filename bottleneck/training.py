@@ -61,7 +61,7 @@ def train(config: TrainConfig) -> TrainSummary:
         earlier = earlier_settings(model_uri)
         require_room(config, model_uri, earlier)
         if config.resume and earlier is not None:
-            config = replace(config, version=int(earlier["version"]), as_of=None)
+            config = _at_earlier_version(config, int(earlier["version"]))
         snapshot = table.snapshot(version=config.version, as_of=config.moment)
         rows = select_rows(snapshot, config)
         summary = _begun(run_id, config, snapshot, rows)
@@ -74,13 +74,14 @@ def train(config: TrainConfig) -> TrainSummary:
         _require_weights(snapshot, backbone)
         storage, window = _memory(config, snapshot, rows)
         fit = _fit_config(config, snapshot, rows, storage)
-        settings = settings_of(snapshot, fit)
+        # Refuses what the cluster has no room for before anything is written.
+        run = TrainingRun(config, model_uri, snapshot, rows, fit, window)
+        settings = settings_of(snapshot, rows, fit)
         if config.resume:
             require_same(earlier, settings)
         else:
             discard(model_uri)
             write_settings(model_uri, settings)
-        run = TrainingRun(config, model_uri, snapshot, rows, fit, window)
         state = run.execute()
 
         progress = json.loads(state["progress"].tobytes())
@@ -92,6 +93,17 @@ def train(config: TrainConfig) -> TrainSummary:
         discard(model_uri)
     summary.seconds = time.monotonic() - began
     return summary
+
+
+def _at_earlier_version(config: TrainConfig, version: int) -> TrainConfig:
+    """Has a training go on with the rows that it was begun with."""
+    if config.as_of is not None or config.version not in (None, version):
+        asked = "--as-of" if config.as_of is not None else f"--version {config.version}"
+        raise ConfigError(
+            f"--resume goes on with version {version} of the table, which the stopped training "
+            f"was begun with; drop {asked}"
+        )
+    return replace(config, version=version)
 
 
 def _begun(

@@ -6,11 +6,15 @@ import logging
 import math
 import sys
 import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bottleneck import cluster, logs, tasks
 from bottleneck.config import worker_range
@@ -19,17 +23,21 @@ from bottleneck.features import Snapshot
 from bottleneck.head_fitting import FitConfig
 from bottleneck.interruption import InterruptedRunError
 from bottleneck.metrics import Evaluation, evaluate
+from bottleneck.predictions import most_judged
 from bottleneck.splits import SPLITS, LabelledRows
 from bottleneck.storage import redact_text
 from bottleneck.table_location import filesystem_of
 from bottleneck.train_config import TrainConfig
 from bottleneck.training_cluster import TensorflowCluster
-from bottleneck.training_rows import FeatureRows
+from bottleneck.training_rows import FeatureRows, window_rows
 from bottleneck.training_worker import EpochLog, WorkerConfig, judge_rows, load_state, train_worker
 from bottleneck.unfinished_training import UNFINISHED
 
 #: Figures of an epoch that are shown.
 _SHOWN = ("loss", "accuracy", "val_loss", "val_accuracy")
+
+#: Splits that the figures may be from, the first that has rows.
+_JUDGED = ("test", "validation")
 
 _POLL_S = 0.3
 _CHECKPOINTS_KEPT = 2
@@ -39,34 +47,44 @@ _MAX_CPUS_PER_WORKER = 8
 @dataclass(frozen=True)
 class _Workers:
     number: int | tuple[int, int]
-    cpus: int
+    cpus: float
     gpus: float
 
+    @property
+    def threads(self) -> int:
+        return max(1, int(self.cpus))
 
-def _size_workers(config: TrainConfig) -> _Workers:
-    """Decides what each worker gets of the cluster."""
+
+def _size_workers(config: TrainConfig, nodes: Sequence[Mapping[str, float]]) -> _Workers:
+    """Decides what each worker gets of these nodes, those that may be added included."""
     low, high = worker_range(config.workers)
-    cpus_there, gpus_there = cluster.total("CPU"), cluster.total("GPU")
     gpus = config.gpus_per_worker
     if gpus is None:
-        gpus = 1.0 if gpus_there else 0.0
+        gpus = 1.0 if any(node.get("GPU", 0) for node in nodes) else 0.0
     cpus = config.cpus_per_worker
     if cpus is None:
-        cpus = 1.0 if gpus else min(_MAX_CPUS_PER_WORKER, max(1, cpus_there // low))
-    fits = sum(
+        # As many as leave room for all, each on one node.
+        sizes = [1.0] if gpus else [float(size) for size in range(_MAX_CPUS_PER_WORKER, 0, -1)]
+        cpus = next((size for size in sizes if _room(nodes, size, gpus) >= low), 1.0)
+    room = _room(nodes, cpus, gpus)
+    if room < low:
+        there = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
+        raise ConfigError(
+            f"--workers {config.workers}: the cluster has room for {room} workers of {cpus:g} CPUs "
+            f"and {gpus:g} GPUs ({there['CPU']:g} CPUs, {there['GPU']:g} GPUs in all); lower "
+            "--workers, --cpus-per-worker or --gpus-per-worker"
+        )
+    return _Workers(low if low == high else (low, high), cpus, gpus)
+
+
+def _room(nodes: Sequence[Mapping[str, float]], cpus: float, gpus: float) -> int:
+    return sum(
         min(
             math.floor(node.get("CPU", 0) / cpus),
             math.floor(node.get("GPU", 0) / gpus) if gpus else sys.maxsize,
         )
-        for node in cluster.nodes()
+        for node in nodes
     )
-    if fits < low:
-        raise ConfigError(
-            f"--workers {config.workers}: the cluster has room for {fits} workers of {cpus:g} CPUs "
-            f"and {gpus:g} GPUs ({cpus_there:g} CPUs, {gpus_there:g} GPUs in all); lower "
-            "--workers, --cpus-per-worker or --gpus-per-worker"
-        )
-    return _Workers(low if low == high else (low, high), int(cpus), gpus)
 
 
 class TrainingRun:
@@ -87,10 +105,33 @@ class TrainingRun:
         self._rows = rows
         self._fit = fit
         self._window = window
-        self._workers = _size_workers(config)
+        self._workers = _size_workers(config, cluster.possible_nodes())
+        self._judged = next(
+            (self._drawn(split) for split in _JUDGED if rows.counts(split).any()), None
+        )
+        if self._judged is not None:
+            length = self._rows_at(self._judged).length
+            # One task judges, whatever the number of workers.
+            self._judged_window = window_rows(
+                length, fit.storage, config.memory_gb * 1e9, 1, len(self._judged)
+            )
 
     def _rows_of(self, split: str) -> FeatureRows:
-        chosen = self._rows.split == SPLITS.index(split)
+        return self._rows_at(np.flatnonzero(self._rows.split == SPLITS.index(split)))
+
+    def _drawn(self, split: str) -> npt.NDArray[np.int64]:
+        """Places of the rows that the figures are from."""
+        chosen = np.flatnonzero(self._rows.split == SPLITS.index(split))
+        most = most_judged(len(self._rows.labels))
+        if len(chosen) <= most:
+            return chosen
+        logs.say(
+            f"note: the figures will be from {most:,} of {len(chosen):,} {split} rows, drawn",
+            event="notice",
+        )
+        return np.sort(np.random.default_rng(0).choice(chosen, most, replace=False))
+
+    def _rows_at(self, chosen: npt.NDArray[np.int64]) -> FeatureRows:
         return FeatureRows(
             self._snapshot,
             self._rows.shard[chosen],
@@ -108,13 +149,15 @@ class TrainingRun:
         import ray.train
         from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-        log = EpochLog.remote()  # type: ignore[attr-defined]
+        # Beside the driver, with which it lives and dies; another node may go at any time.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        log = EpochLog.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
         filesystem, root = filesystem_of(self._model_uri)
         settings = WorkerConfig(
             fit=self._fit,
             rows=[ray.put(self._rows_of(split)) for split in ("train", "validation")],
             window_rows=self._window,
-            threads=self._workers.cpus,
+            threads=self._workers.threads,
             log=log,
         )
         for name in ("ray.train", "ray"):
@@ -175,16 +218,15 @@ class TrainingRun:
 
     def judge(self, weights: list[Any]) -> tuple[str, Evaluation | None]:
         """Evaluates on the test split, or on the validation split when there is none."""
-        for split in ("test", "validation"):
-            rows = self._rows_of(split)
-            if not len(rows):
-                continue
-            judged = judge_rows.remote(
-                rows, self._fit.head, weights, self._fit.storage, self._window
-            )
-            probabilities = tasks.get_all([judged])[0]
-            return split, evaluate(self._rows.labels, rows.label, probabilities)
-        return "", None
+        if self._judged is None:
+            return "", None
+        rows = self._rows_at(self._judged)
+        judged = judge_rows.remote(
+            rows, self._fit.head, weights, self._fit.storage, self._judged_window
+        )
+        probabilities = tasks.get_all([judged])[0]
+        split = SPLITS[self._rows.split[self._judged[0]]]
+        return split, evaluate(self._rows.labels, rows.label, probabilities)
 
 
 class _Fitting:

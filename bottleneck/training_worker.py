@@ -23,6 +23,9 @@ from bottleneck.weights import one_line
 
 _STATE = "state.npz"
 
+#: Rows that are converted to float32 at a time, of a window that may fill the memory.
+_JUDGED_ROWS = 8192
+
 
 @dataclass(frozen=True)
 class WorkerConfig:
@@ -183,10 +186,11 @@ def judge_rows(
     )
     reader = WindowReader(rows, storage=storage, window_rows=window_rows)
     # One worker holds all rows of its windows, in order.
-    parts = [
-        head.predict(window.values.astype(np.float32), batch_size=1024, verbose=0)
-        for window in reader.windows()
-    ]
+    parts = []
+    for window in reader.windows():
+        for start in range(0, len(window.values), _JUDGED_ROWS):
+            values = window.values[start : start + _JUDGED_ROWS].astype(np.float32)
+            parts.append(head.predict(values, batch_size=1024, verbose=0))
     return class_probabilities(np.concatenate(parts))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -14,7 +15,8 @@ from bottleneck import model_files
 from bottleneck.errors import ConfigError, ModelError
 from bottleneck.features import Snapshot
 from bottleneck.head_fitting import FitConfig
-from bottleneck.storage import exists, join_uri, read_bytes, redact_uri, write_bytes
+from bottleneck.splits import LabelledRows
+from bottleneck.storage import exists, join_uri, read_bytes, redact_text, redact_uri, write_bytes
 from bottleneck.table_location import filesystem_of
 from bottleneck.train_config import TrainConfig
 
@@ -97,13 +99,14 @@ def require_same(earlier: Mapping[str, Any] | None, now: Mapping[str, Any]) -> N
         )
 
 
-def settings_of(snapshot: Snapshot, fit: FitConfig) -> dict[str, Any]:
+def settings_of(snapshot: Snapshot, rows: LabelledRows, fit: FitConfig) -> dict[str, Any]:
     """Returns what must not change between a training's start and its continuation."""
     flat = asdict(fit)
     head = flat.pop("head")
     return {
         "table": redact_uri(snapshot.table_uri),
         "version": snapshot.version,
+        "splits": hashlib.sha256(rows.split.tobytes() + rows.label.tobytes()).hexdigest()[:16],
         **head,
         **flat,
     }
@@ -114,8 +117,15 @@ def discard(model_uri: str) -> None:
     filesystem, root = filesystem_of(_unfinished(model_uri))
     if isinstance(filesystem, pafs.LocalFileSystem):
         shutil.rmtree(root, ignore_errors=True)
-    elif filesystem.get_file_info(root).type != pafs.FileType.NotFound:
-        filesystem.delete_dir(root)
+        return
+    try:
+        if filesystem.get_file_info(root).type != pafs.FileType.NotFound:
+            filesystem.delete_dir(root)
+    except OSError as e:
+        raise ModelError(
+            f"cannot delete the checkpoints at {redact_uri(_unfinished(model_uri))}: "
+            f"{redact_text(str(e).splitlines()[0])[:300]}; delete that folder"
+        ) from e
 
 
 def _unfinished(model_uri: str, *parts: str) -> str:

@@ -8,21 +8,20 @@ import struct
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from shared_files import SHARED, needs
 
 from bottleneck import images
 from bottleneck.errors import ConfigError
 from bottleneck.images import FORMATS, STATUSES, Decoded, DecodeOptions, decode
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 AWKWARD = SHARED / "data" / "awkward"
 PILLOW = AWKWARD / "pillow"
 PHOTOS = SHARED / "data" / "dogs_vs_cats"
-needs_shared = pytest.mark.skipif(not AWKWARD.is_dir(), reason="../shared/data is not here")
+needs_shared = needs(AWKWARD)
 
 FAILING = {
     "pillow/broken.png": (
@@ -609,3 +608,21 @@ def test_options_that_are_not_allowed(options: dict[str, object], message: str) 
     with pytest.raises(ConfigError) as caught:
         DecodeOptions(**{"height": 8, "width": 8, **options})
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("tag", [273, 279], ids=["offsets", "byte counts"])
+@pytest.mark.parametrize("kind", [2, 7], ids=["ascii", "undefined"])
+@pytest.mark.parametrize("compression", [1, 5, 8])
+def test_a_tiff_whose_tags_are_of_the_wrong_type_never_raises(
+    tag: int, kind: int, compression: int
+) -> None:
+    values = {256: 4, 257: 4, 258: 8, 259: compression, 262: 1, 273: 8, 277: 1, 278: 4, 279: 16}
+    entries = b"".join(
+        struct.pack("<HHII", number, kind if number == tag else 4, 1, value)
+        for number, value in values.items()
+    )
+    data = b"II*\0" + struct.pack("<I", 24) + bytes(16) + struct.pack("<H", 9) + entries + bytes(4)
+    decoded = decode(data, DecodeOptions(4, 4))
+    assert decoded.status in ("ok", "unreadable")
+    if tag == 273:
+        assert decoded.status == "unreadable"
