@@ -278,7 +278,7 @@ def _one_line(printed: str) -> str:
 
 
 def _require_few_failures(summary: Summary, max_failed: str) -> None:
-    limit = failure_limit(max_failed, summary.listed)
+    limit = failure_limit(max_failed, summary.tried)
     if summary.failures > limit:
         raise TooManyFailuresError(
             f"{summary.failures:,} images failed and --max-failed {max_failed} allows {limit:,}; "

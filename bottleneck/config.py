@@ -80,10 +80,11 @@ class ExtractConfig:
         keep_deleted: Keep rows whose image is no longer in the source.
         retry_failed: Compute images again that failed before, although they did not change.
         max_failed: Failures from which the run exits with 1, after committing the good images:
-            a number, or a share such as `10%`.
+            a number, or a share of those that the run tries, such as `10%`.
         take_over: Start even though another run holds the table, one that is known to be dead; if
             it lives, it ends at its next commit.
-        dry_run: Only print the plan: counts, bytes, expected time, growth and cost.
+        dry_run: Only print the plan: counts, bytes, expected time, growth and cost. Files are read
+            where only their content tells whether they are new.
         node_hour_price: Price of one node for one hour, for the cost in the plan.
         vacuum: Only delete files that no version of the last DAYS days needs, then stop. Keep it
             longer than the longest run.
@@ -308,8 +309,8 @@ def commit_interval(text: str) -> CommitInterval:
     )
 
 
-def failure_limit(text: str, listed: int) -> int:
-    """Reads ``--max-failed``: how many of `listed` images may fail.
+def failure_limit(text: str, tried: int) -> int:
+    """Reads ``--max-failed``: how many of `tried` images may fail.
 
     Raises:
         ConfigError: It is neither a count nor a share between 0 and 100 %.
@@ -322,7 +323,7 @@ def failure_limit(text: str, listed: int) -> int:
             return int(number)
         share = number / 100 if match[2] else number
         if share <= 1:
-            return math.floor(share * listed)
+            return math.floor(share * tried)
     raise ConfigError(
         f"--max-failed {text!r} is not allowed; give a number of images such as 100, "
         "or a share such as 10% or 0.1"

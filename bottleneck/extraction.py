@@ -14,13 +14,14 @@ from bottleneck.backbone_registry import BackboneConfig
 from bottleneck.config import ExtractConfig
 from bottleneck.estimate import estimate_run
 from bottleneck.features import FeaturesTable, Snapshot
+from bottleneck.fetch_stage import fetcher_of
 from bottleneck.images import DecodeOptions
 from bottleneck.interruption import Interruption
 from bottleneck.job_steps import connect, count_plan, hash_images, settle
 from bottleneck.known_archives import recall_archives, remember_archives
 from bottleneck.known_backbone import knows_backbone, remember_backbone, settings_digest
 from bottleneck.lease import Lease, require_free
-from bottleneck.pipeline import BackbonePipeline, fetcher_of
+from bottleneck.pipeline import BackbonePipeline
 from bottleneck.placement import size_actors, size_batch
 from bottleneck.plan import make_plan
 from bottleneck.run_loop import RunLoop
@@ -48,11 +49,11 @@ def extract(config: ExtractConfig) -> Summary:
         images_uri=redact_uri(normalize_uri(config.images)),
         features_uri=redact_uri(normalize_uri(config.features)),
     )
-    settle(lambda interruption: _extract_once(config, summary, interruption), summary)
+    settle(config, lambda *attempt: _extract_once(summary, *attempt), summary)
     return summary
 
 
-def _extract_once(config: ExtractConfig, summary: Summary, interruption: Interruption) -> None:
+def _extract_once(summary: Summary, config: ExtractConfig, interruption: Interruption) -> None:
     table_uri = normalize_uri(config.features)
     table = FeaturesTable.find(table_uri)
     if table is not None and not config.dry_run:
@@ -78,7 +79,7 @@ def _extract_once(config: ExtractConfig, summary: Summary, interruption: Interru
         snapshot,
         keep_deleted=config.keep_deleted,
         retry_failed=config.retry_failed,
-        hasher=lambda work: hash_images(config, work, interruption),
+        hasher=lambda work: hash_images(config, work, summary, interruption),
     )
     summary.add_seconds("plan", time.perf_counter() - began)
     count_plan(plan, spec, summary)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import replace
+from typing import Protocol, TypeVar
 
 import pyarrow as pa
 
 from bottleneck import cluster, tasks
+from bottleneck.config import ExtractConfig
 from bottleneck.errors import ConflictError
+from bottleneck.fetch_stage import FetchFlags, fetcher_of
 from bottleneck.interruption import Interruption
-from bottleneck.pipeline import FetchFlags, fetcher_of
 from bottleneck.plan import Plan
+from bottleneck.predict_config import PredictConfig
+from bottleneck.schemas import UNAVAILABLE
 from bottleneck.spec import FeatureSpec
 from bottleneck.summary import Summary
 
@@ -21,6 +25,9 @@ _log = logging.getLogger(__name__)
 
 #: How often a run plans again because another one committed first.
 _CONFLICT_ATTEMPTS = 3
+
+
+C = TypeVar("C", ExtractConfig, PredictConfig)
 
 
 class JobFlags(FetchFlags, Protocol):
@@ -31,10 +38,11 @@ class JobFlags(FetchFlags, Protocol):
         """Of the cluster."""
 
 
-def settle(attempt_once: Callable[[Interruption], None], summary: Summary) -> None:
+def settle(config: C, attempt_once: Callable[[C, Interruption], None], summary: Summary) -> None:
     """Runs a job to its end: again when another run committed first, and interruptible.
 
     Args:
+        config: What to do.
         attempt_once: Plans and runs; raises :class:`ConflictError` when it was overtaken.
         summary: Where time and a signal are noted.
     """
@@ -42,12 +50,16 @@ def settle(attempt_once: Callable[[Interruption], None], summary: Summary) -> No
     with Interruption() as interruption:
         for attempt in range(_CONFLICT_ATTEMPTS):
             try:
-                attempt_once(interruption)
+                attempt_once(config, interruption)
                 break
             except ConflictError as e:
                 if attempt + 1 == _CONFLICT_ATTEMPTS:
                     raise
                 _log.warning("%s; planning again", e)
+                # Who was first may hold the table now, and is not whom we were to take it from.
+                config = replace(config, take_over=False)
+                # Those are computed now, or counted again.
+                summary.failed.pop(UNAVAILABLE, None)
         if interruption.signal is not None:
             summary.outcome, summary.signal = "interrupted", interruption.signal
     summary.seconds = time.monotonic() - began
@@ -59,10 +71,14 @@ def connect(config: JobFlags, interruption: Interruption) -> None:
     interruption.reinstall()
 
 
-def hash_images(config: JobFlags, work: pa.Table, interruption: Interruption) -> pa.Table:
+def hash_images(
+    config: JobFlags, work: pa.Table, summary: Summary, interruption: Interruption
+) -> pa.Table:
     """Runs :func:`bottleneck.tasks.hash_images` on the cluster, connecting to it if need be."""
     connect(config, interruption)
-    return tasks.hash_images(work, fetcher_of(config))
+    hashes, read_bytes = tasks.hash_images(work, fetcher_of(config))
+    summary.bytes_read += read_bytes
+    return hashes
 
 
 def count_plan(plan: Plan, spec: FeatureSpec, summary: Summary) -> None:

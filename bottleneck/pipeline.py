@@ -1,36 +1,34 @@
 """The Ray Data pipeline: images in, blocks of features out.
 
-Two stages that scale apart: tasks on CPUs fetch and decode (one GET an image, many in flight),
-and a pool of actors, each holding one compiled backbone, computes. Blocks carry, beside the
+Two stages that scale apart: tasks on CPUs fetch and decode (:mod:`bottleneck.fetch_stage`), and a
+pool of actors, each holding one compiled backbone, computes. Blocks carry, beside the
 columns of the table, what the run wants to know of each row (`row`, seconds, bytes).
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
-from bottleneck import images
 from bottleneck.backbones import Backbone, BackboneConfig
+from bottleneck.fetch_stage import FETCH_BYTES, fetch_and_decode, pixels_of
 from bottleneck.images import DecodeOptions
 from bottleneck.placement import ActorMemory, ActorSizing
-from bottleneck.shards import SCHEMA, features_array
-from bottleneck.storage import Fetcher, FetchRequest
+from bottleneck.schemas import UNAVAILABLE
+from bottleneck.shards import features_array
+from bottleneck.storage import Fetcher
 
 #: Decoded images between the stages: large enough that Ray's cost of a block (about 10 ms) does
 #: not matter, small enough that a few of them in flight fit a laptop's object store.
@@ -52,34 +50,6 @@ COST_SCHEMA = pa.schema(
         pa.field("inference_s", pa.float32()),
     ]
 )
-
-#: Rows of this status are not committed, so that the next run tries them again.
-UNAVAILABLE = "unavailable"
-
-
-class FetchFlags(Protocol):
-    """The flags of a job that say how images are read."""
-
-    @property
-    def fetch_concurrency(self) -> int:
-        """Reads in flight in a fetching task."""
-
-    @property
-    def fetch_timeout_s(self) -> float:
-        """Seconds without progress after which a read is tried again."""
-
-    @property
-    def max_image_mb(self) -> float:
-        """Megabytes; larger files are not read."""
-
-
-def fetcher_of(flags: FetchFlags) -> Fetcher:
-    """Returns what reads a job's images."""
-    return Fetcher(
-        concurrency=flags.fetch_concurrency,
-        timeout_s=flags.fetch_timeout_s,
-        max_bytes=int(flags.max_image_mb * 1e6),
-    )
 
 
 @dataclass(frozen=True)
@@ -248,109 +218,8 @@ def task_tables(work: pa.Table, batch_size: int) -> list[pa.Table]:
 
 
 def _decode_memory(config: PipelineConfig) -> int:
-    """Bytes a fetching task holds: raw files of two blocks in flight, and decoded blocks."""
-    return 2 * config.block_rows * (config.image_bytes + 512 * 1024)
-
-
-def fetch_and_decode(work: pa.Table, *, config: PipelineConfig) -> Iterator[pa.Table]:
-    """First stage: reads and decodes the images of one task.
-
-    The next block is fetched while the current one is decoded.
-
-    Yields:
-        Blocks with all columns but `features`, and `pixels`: H·W·3 bytes an image, RGB, null
-        where there is no image.
-    """
-
-    def fetch(start: int) -> tuple[pa.Table, list[Any], float]:
-        rows = work.slice(start, config.block_rows)
-        began = time.perf_counter()
-        fetched = config.fetcher.fetch(requests_of(rows))
-        return rows, fetched, time.perf_counter() - began
-
-    starts = range(0, work.num_rows, config.block_rows)
-    with ThreadPoolExecutor(1) as ahead:
-        coming = ahead.submit(fetch, 0)
-        for start in starts:
-            rows, fetched, fetch_s = coming.result()
-            if start + config.block_rows < work.num_rows:
-                coming = ahead.submit(fetch, start + config.block_rows)
-            yield _decode_block(rows, fetched, fetch_s, config.decode)
-
-
-def _decode_block(
-    rows: pa.Table, fetched: list[Any], fetch_s: float, options: DecodeOptions
-) -> pa.Table:
-    count = rows.num_rows
-    began = time.perf_counter()
-    pixels = np.zeros((count, options.height, options.width, 3), np.uint8)
-    columns: dict[str, list[Any]] = {
-        name: [] for name in ("fingerprint", "sha256", "width", "height", "status", "error")
-    }
-    sizes = np.zeros(count, np.int64)
-    for number, answer in enumerate(fetched):
-        if answer.data is None:
-            result = images.Decoded(answer.status, answer.error, None, None, None)
-            digest = None
-        else:
-            sizes[number] = len(answer.data)
-            digest = hashlib.sha256(answer.data).hexdigest()
-            result = images.decode(answer.data, options)
-            if result.pixels is not None:
-                pixels[number] = result.pixels
-        # A missing file has no fingerprint of its own; the listed one stands for "seen so".
-        columns["fingerprint"].append(answer.fingerprint or rows["fingerprint"][number].as_py())
-        columns["sha256"].append(digest)
-        columns["width"].append(result.width)
-        columns["height"].append(result.height)
-        columns["status"].append(result.status)
-        columns["error"].append(result.error)
-    ok = np.array([status == "ok" for status in columns["status"]], dtype=bool)
-    decode_s = (time.perf_counter() - began) / max(1, count)
-    block = {name: rows[name] for name in ("image", "label", "split")}
-    block |= {name: pa.array(values, SCHEMA.field(name).type) for name, values in columns.items()}
-    block |= {
-        "row": rows["row"],
-        "read_bytes": pa.array(sizes),
-        "fetch_s": pa.array(np.full(count, fetch_s / max(1, count), np.float32)),
-        "decode_s": pa.array(np.full(count, decode_s, np.float32)),
-        "pixels": _pixel_column(pixels, ok),
-    }
-    return pa.table(block)
-
-
-def _pixel_column(pixels: npt.NDArray[np.uint8], ok: npt.NDArray[np.bool_]) -> pa.Array:
-    """Wraps (N, H, W, 3) uint8 as fixed-size binary without copying."""
-    size = int(np.prod(pixels.shape[1:]))
-    validity = None if ok.all() else pa.py_buffer(np.packbits(ok, bitorder="little").tobytes())
-    return pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(size), len(pixels), [validity, pa.py_buffer(pixels)]
-    )
-
-
-def _pixel_array(column: pa.ChunkedArray, height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Undoes :func:`_pixel_column` for the rows that have pixels: (M, H, W, 3) uint8."""
-    array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
-    if array.null_count:
-        array = array.drop_null()
-    size = height * width * 3
-    flat = np.frombuffer(array.buffers()[1], np.uint8)
-    start = array.offset * size
-    return flat[start : start + len(array) * size].reshape(-1, height, width, 3)
-
-
-def requests_of(rows: pa.Table) -> list[FetchRequest]:
-    """Returns what to read for rows of a plan: whole objects, or tar members."""
-    return [
-        FetchRequest(uri, offset, size if offset is not None else None, fingerprint)
-        for uri, offset, size, fingerprint in zip(
-            rows["uri"].to_pylist(),
-            rows["offset"].to_pylist(),
-            rows["bytes"].to_pylist(),
-            rows["fingerprint"].to_pylist(),
-            strict=True,
-        )
-    ]
+    """Bytes a fetching task holds: raw files, those read ahead included, and decoded blocks."""
+    return 2 * FETCH_BYTES + 2 * config.block_rows * config.image_bytes
 
 
 class BackboneActor:
@@ -373,14 +242,6 @@ class BackboneActor:
         return with_inference_time(result, began)
 
 
-def pixels_of(
-    block: pa.Table, options: DecodeOptions
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-    """Returns a block's images, (M, H, W, 3) uint8 RGB, and which of its rows have one, (N,)."""
-    valid: npt.NDArray[np.bool_] = block["pixels"].is_valid().to_numpy()
-    return _pixel_array(block["pixels"], options.height, options.width), valid
-
-
 def with_inference_time(block: pa.Table, began: float) -> pa.Table:
     """Notes in each row its share of the time since `began` (``time.perf_counter``)."""
     seconds = (time.perf_counter() - began) / max(1, block.num_rows)
@@ -389,5 +250,7 @@ def with_inference_time(block: pa.Table, began: float) -> pa.Table:
 
 
 def committable(block: pa.Table) -> pa.Table:
-    """Leaves out the rows that the next run should try again."""
+    """Leaves out the rows that the next run should try again; a block without any is not copied."""
+    if not pc.any(pc.equal(block["status"], UNAVAILABLE)).as_py():
+        return block
     return block.filter(pc.not_equal(block["status"], UNAVAILABLE))

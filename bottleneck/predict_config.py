@@ -55,10 +55,11 @@ class PredictConfig:
         keep_deleted: Keep rows whose image is no longer in the source.
         retry_failed: Compute images again that failed before, although they did not change.
         max_failed: Failures from which the run exits with 1, after committing the good images:
-            a number, or a share such as `10%`.
+            a number, or a share of those that the run tries, such as `10%`.
         take_over: Start even though another run holds the table, one that is known to be dead; if
             it lives, it ends at its next commit.
-        dry_run: Only print the plan.
+        dry_run: Only print the plan. Files are read where only their content tells whether they are
+            new.
         node_hour_price: Price of one node for one hour, for the cost in the plan.
         summary: Write the final summary to this file as JSON.
         log_json: Print log, progress and errors as JSON, one object a line, on the standard error

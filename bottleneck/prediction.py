@@ -18,13 +18,14 @@ from bottleneck.classifiers import LocatedModel, PredictionSpec, locate_model
 from bottleneck.errors import SpecMismatchError
 from bottleneck.estimate import estimate_run
 from bottleneck.features import FeaturesTable, Snapshot
+from bottleneck.fetch_stage import fetcher_of, requests_of
 from bottleneck.images import DecodeOptions, decode
 from bottleneck.interruption import Interruption
 from bottleneck.job_steps import connect, count_plan, hash_images, settle
 from bottleneck.known_archives import recall_archives, remember_archives
 from bottleneck.lease import Lease, require_free
 from bottleneck.metrics import Evaluation
-from bottleneck.pipeline import PipelineConfig, fetcher_of, requests_of
+from bottleneck.pipeline import PipelineConfig
 from bottleneck.placement import size_actors, size_batch
 from bottleneck.plan import Plan, make_plan, read_identities
 from bottleneck.predict_config import PredictConfig
@@ -92,7 +93,7 @@ def predict(config: PredictConfig) -> PredictSummary:
         images_uri=redact_uri(normalize_uri(config.images or config.features)),
         features_uri=redact_uri(normalize_uri(config.predictions)),
     )
-    settle(lambda interruption: _predict_once(config, summary, interruption), summary)
+    settle(config, lambda *attempt: _predict_once(summary, *attempt), summary)
     return summary
 
 
@@ -114,7 +115,7 @@ class _Source:
 
 
 def _predict_once(
-    config: PredictConfig, summary: PredictSummary, interruption: Interruption
+    summary: PredictSummary, config: PredictConfig, interruption: Interruption
 ) -> None:
     uri = normalize_uri(config.predictions)
     table = PredictionsTable.find(uri)
@@ -133,7 +134,9 @@ def _predict_once(
         snapshot,
         keep_deleted=config.keep_deleted,
         retry_failed=config.retry_failed,
-        hasher=None if source.table else lambda work: hash_images(config, work, interruption),
+        hasher=None
+        if source.table
+        else lambda work: hash_images(config, work, summary, interruption),
     )
     if source.table is not None:
         plan = _by_shard(plan)

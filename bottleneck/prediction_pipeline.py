@@ -13,12 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bottleneck.classifiers import LocatedModel, load_classifier, load_head, top_labels
-from bottleneck.pipeline import (
-    PipelineConfig,
-    fetch_and_decode,
-    pixels_of,
-    with_inference_time,
-)
+from bottleneck.fetch_stage import fetch_and_decode, pixels_of
+from bottleneck.pipeline import PipelineConfig, with_inference_time
 from bottleneck.placement import ActorMemory
 from bottleneck.schemas import FIELDS, IDENTITY
 from bottleneck.shards import conform, to_numpy

@@ -23,12 +23,13 @@ from bottleneck.errors import BottleneckError, ConflictError, RunFailedError, Ta
 from bottleneck.features import FeaturesTable, Snapshot
 from bottleneck.interruption import Interruption
 from bottleneck.lease import Lease
-from bottleneck.pipeline import UNAVAILABLE, PipelineConfig, run_stages
+from bottleneck.pipeline import PipelineConfig, run_stages
 from bottleneck.placement import ActorSizing, Placement, size_actors
 from bottleneck.plan import Plan
 from bottleneck.progress import Progress
 from bottleneck.pump import Pump
 from bottleneck.run_metrics import RunMetrics
+from bottleneck.schemas import UNAVAILABLE
 from bottleneck.shards import encoded_row_bytes
 from bottleneck.summary import Summary
 
@@ -38,6 +39,9 @@ _log = logging.getLogger(__name__)
 _PASSES = 3
 
 _POLL_S = 0.2
+
+#: How Ray says that an actor was not made because what it was to be made from is gone.
+_LOST_ARGUMENTS = "arguments for this task could not be computed"
 
 
 class RunFlags(Placement, Protocol):
@@ -284,7 +288,7 @@ class RunLoop:
         )
         seen: BaseException | None = error
         while seen is not None:
-            if getattr(seen, "actor_init_failed", False):
+            if getattr(seen, "actor_init_failed", False) and _LOST_ARGUMENTS not in str(seen):
                 # The next one would fail for the same reason, which its last line says.
                 raise tasks.task_error(seen) from error
             if isinstance(seen, passing):

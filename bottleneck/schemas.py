@@ -20,6 +20,10 @@ IDENTITY = (
     pa.field("error", pa.string()),
 )
 
+#: Images of this status have no row, so that the next run tries them again: storage could not
+#: deliver them.
+UNAVAILABLE = "unavailable"
+
 #: One row an image, `features` null unless the status is ``ok``.
 FEATURES = pa.schema([*IDENTITY, pa.field("features", pa.list_(pa.float32()))])
 

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from bottleneck.errors import TableError
 from bottleneck.features import CommitRecord, FeaturesTable, Snapshot
 from bottleneck.formatting import format_bytes
+from bottleneck.schemas import UNAVAILABLE
 from bottleneck.shards import read_columns
 from bottleneck.spec import PREFIX
 from bottleneck.status_config import StatusConfig
@@ -31,9 +32,6 @@ _GROWTH_POINTS = 60
 
 #: Shards whose `status` column is read at a time; each takes a few requests.
 _READERS = 16
-
-#: Images of this status have no row: storage could not deliver them.
-_WITHOUT_ROW = "unavailable"
 
 
 @dataclass(frozen=True)
@@ -222,7 +220,7 @@ def _run(commits: Sequence[CommitRecord], size: Size | None) -> Run:
         commits=len(commits),
         first_version=first.version,
         last_version=last.version,
-        rows=sum(number for name, number in statuses.items() if name != _WITHOUT_ROW),
+        rows=sum(number for name, number in statuses.items() if name != UNAVAILABLE),
         failed={name: statuses[name] for name in sorted(statuses) if name != "ok"},
         images_per_s=float(_newest(commits, "images_per_s", 0.0)),
         nodes=max(int(commit.stats.get("nodes") or 0) for commit in commits),

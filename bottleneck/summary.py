@@ -9,6 +9,7 @@ from typing import Any
 
 from bottleneck.estimate import Estimate
 from bottleneck.formatting import format_bytes, format_duration, format_seconds
+from bottleneck.schemas import UNAVAILABLE
 
 
 @dataclass(kw_only=True)
@@ -78,6 +79,11 @@ class Summary:
     def failures(self) -> int:
         """Number of images that failed in this run."""
         return sum(self.failed.values())
+
+    @property
+    def tried(self) -> int:
+        """Number of images that this run computed or could not reach."""
+        return self.computed + self.failed.get(UNAVAILABLE, 0)
 
     def add_seconds(self, stage: str, seconds: float) -> None:
         """Counts time spent in a stage."""

@@ -23,7 +23,8 @@ import ray
 from bottleneck import cluster
 from bottleneck.backbones import Backbone, BackboneConfig
 from bottleneck.errors import BottleneckError, RunFailedError
-from bottleneck.pipeline import COST_SCHEMA, committable, requests_of
+from bottleneck.fetch_stage import FETCH_BYTES, fetch_in_order
+from bottleneck.pipeline import COST_SCHEMA, committable
 from bottleneck.schemas import RowFormat
 from bottleneck.shards import Shard, merge_shards, ordered_runs, write_shard
 from bottleneck.spec import FeatureSpec
@@ -185,23 +186,21 @@ def describe(backbone: BackboneConfig, resize: str, interpolation: str, decode: 
     return Description(spec, built.weights_bytes)
 
 
-@ray.remote(num_cpus=1, max_retries=3)
-def _hash(rows: pa.Table, fetcher: Fetcher) -> pa.Table:
-    answers = fetcher.fetch(requests_of(rows))
-    found = [
-        (image, hashlib.sha256(answer.data).hexdigest())
-        for image, answer in zip(rows["image"].to_pylist(), answers, strict=True)
-        if answer.data is not None
-    ]
-    return pa.table(
-        {
-            "image": pa.array([image for image, _ in found], pa.string()),
-            "sha256": pa.array([digest for _, digest in found], pa.string()),
-        }
-    )
+@ray.remote(num_cpus=1, max_retries=3, memory=2 * FETCH_BYTES)
+def _hash(rows: pa.Table, fetcher: Fetcher) -> tuple[pa.Table, int]:
+    found: dict[str, list[str]] = {"image": [], "sha256": []}
+    read_bytes = 0
+    answers = fetch_in_order(rows, fetcher, _HASH_TASK_ROWS)
+    for image, (answer, _) in zip(rows["image"].to_pylist(), answers, strict=True):
+        if answer.data is not None:
+            found["image"].append(image)
+            found["sha256"].append(hashlib.sha256(answer.data).hexdigest())
+            read_bytes += len(answer.data)
+    schema = pa.schema([("image", pa.string()), ("sha256", pa.string())])
+    return pa.table(found, schema), read_bytes
 
 
-def hash_images(work: pa.Table, fetcher: Fetcher) -> pa.Table:
+def hash_images(work: pa.Table, fetcher: Fetcher) -> tuple[pa.Table, int]:
     """Reads images to hash them, spread over the cluster.
 
     Args:
@@ -209,13 +208,14 @@ def hash_images(work: pa.Table, fetcher: Fetcher) -> pa.Table:
         fetcher: How to read.
 
     Returns:
-        `image`, `sha256` of those that could be read.
+        `image`, `sha256` of those that could be read, and the bytes that were.
     """
     tables = [
         work.slice(start, _HASH_TASK_ROWS) for start in range(0, work.num_rows, _HASH_TASK_ROWS)
     ]
     calls = (_hash.remote(table, fetcher) for table in tables)
-    return pa.concat_tables(get_bounded(calls, _HASH_TASKS_IN_FLIGHT))
+    parts = get_bounded(calls, _HASH_TASKS_IN_FLIGHT)
+    return pa.concat_tables([table for table, _ in parts]), sum(size for _, size in parts)
 
 
 def get_bounded(calls: Iterable[Any], most: int) -> list[Any]:
@@ -268,7 +268,8 @@ def task_error(error: BaseException) -> BottleneckError:
             continue
         if isinstance(seen, BottleneckError):
             return seen
-        error, seen = seen, seen.__cause__
+        # Ray Data's own, as the cause of others, says nothing.
+        error, seen = seen if str(seen).strip() else error, seen.__cause__
     text = str(error).strip()
     line = redact_text(text.splitlines()[-1])[:300] if text else ""
     return RunFailedError(

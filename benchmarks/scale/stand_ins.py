@@ -27,15 +27,10 @@ from scale.made_tables import POOLED
 
 from bottleneck.config import ExtractConfig
 from bottleneck.features import FeaturesTable
+from bottleneck.fetch_stage import fetch_and_decode, fetcher_of, pixels_of
 from bottleneck.images import DecodeOptions
 from bottleneck.interruption import Interruption
-from bottleneck.pipeline import (
-    PipelineConfig,
-    fetch_and_decode,
-    fetcher_of,
-    pixels_of,
-    with_inference_time,
-)
+from bottleneck.pipeline import PipelineConfig, with_inference_time
 from bottleneck.placement import size_batch
 from bottleneck.plan import make_plan
 from bottleneck.run_loop import RunLoop

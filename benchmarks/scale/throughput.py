@@ -35,7 +35,8 @@ from results import CommonSettings, Result
 from scale import stand_ins
 
 from bottleneck import cluster
-from bottleneck.pipeline import fetch_and_decode, task_tables
+from bottleneck.fetch_stage import fetch_and_decode
+from bottleneck.pipeline import task_tables
 from bottleneck.plan import make_plan
 from bottleneck.shards import SCHEMA, write_shard
 from bottleneck.sources import list_images

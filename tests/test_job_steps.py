@@ -1,0 +1,41 @@
+"""What the jobs share: another attempt after a conflict, and what it may do."""
+
+from __future__ import annotations
+
+import pytest
+
+from bottleneck.config import ExtractConfig
+from bottleneck.errors import ConflictError
+from bottleneck.interruption import Interruption
+from bottleneck.job_steps import settle
+from bottleneck.summary import Summary
+
+CONFIG = ExtractConfig(images="i", features="f", take_over=True)
+
+
+def test_a_run_that_is_overtaken_plans_again_and_takes_nothing_over_then() -> None:
+    summary = Summary(run="r", images_uri="i", features_uri="f")
+    asked: list[bool] = []
+
+    def attempt(config: ExtractConfig, interruption: Interruption) -> None:
+        asked.append(config.take_over)
+        if len(asked) == 1:
+            summary.failed.update(empty=1, unavailable=2)
+            raise ConflictError("another run committed")
+
+    settle(CONFIG, attempt, summary)
+    # Committed failures stay; those without a row are tried again.
+    assert (asked, summary.failed) == ([True, False], {"empty": 1})
+    assert (summary.outcome, summary.seconds > 0) == ("done", True)
+
+
+def test_conflicts_end_the_run_after_some_attempts() -> None:
+    asked: list[bool] = []
+
+    def attempt(config: ExtractConfig, interruption: Interruption) -> None:
+        asked.append(config.take_over)
+        raise ConflictError("another run committed")
+
+    with pytest.raises(ConflictError, match="another run committed"):
+        settle(CONFIG, attempt, Summary(run="r", images_uri="i", features_uri="f"))
+    assert asked == [True, False, False]
