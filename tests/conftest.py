@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import ray
+from labelled import ThreeLabels, three_splits, write_table
 from s3_server import S3Server
+from shared_files import SHARED
 
 from bottleneck import cluster
+from bottleneck.cli import run_job
+from bottleneck.train_config import TrainConfig
+
+# What the developer's shell has would be taken before what the tests set.
+for _name in ("RAY_ADDRESS", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+    os.environ.pop(_name, None)
+
+# Ray Train looks after its workers every two seconds, and so long takes every epoch, however small.
+os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.3"
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +49,20 @@ def ray_session(s3_session: S3Server) -> Iterator[None]:
     ray.shutdown()
 
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+@pytest.fixture(scope="session")
+def three_labels(s3_session: S3Server, ray_session: None) -> ThreeLabels:
+    """A model to look at and to predict with: training one takes most of a minute."""
+    from bottleneck.training import train
+
+    s3_session.create_bucket("heads")
+    features, model = "s3://heads/features", "s3://heads/model"
+    write_table(features, three_splits(("red", "green", "blue"), 240))
+    flags = [f"--features={features}", f"--model={model}", "--epochs=3", "--hidden=8",
+             "--learning-rate=0.02", "--class-weights=balanced", "--log-json"]  # fmt: skip
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = run_job(TrainConfig, train, flags)
+    return ThreeLabels(features, model, code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="session")

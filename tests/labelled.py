@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -102,3 +103,22 @@ def draw_images(folder: Path, images: Mapping[str, Colour]) -> Path:
     """Draws the images of a table."""
     draw(folder, images)
     return folder
+
+
+@dataclass(frozen=True)
+class ThreeLabels:
+    """A model of three labels that the job trained in S3, and what the job said.
+
+    Attributes:
+        features: Its table.
+        model: Where it is.
+        code: The job's exit code.
+        out: What it printed on standard output.
+        err: And on standard error.
+    """
+
+    features: str
+    model: str
+    code: int
+    out: str
+    err: str

@@ -20,7 +20,6 @@ import json
 import os
 import re
 import socket
-import socketserver
 import subprocess
 import sys
 import threading
@@ -31,7 +30,6 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
-_START_TIMEOUT_S = 60.0
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "te", "upgrade", "date", "server"}
 
 #: moto's server, and objects to put on its standard input. It ends with that input, so none is
@@ -42,7 +40,9 @@ from moto.core import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
 from moto.server import ThreadedMotoServer
 
-ThreadedMotoServer("127.0.0.1", int(sys.argv[1]), verbose=False).start()
+server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+server.start()
+print(*server.get_host_and_port(), flush=True)
 for line in sys.stdin:
     bucket, contents = json.loads(line)
     for key, data in contents.items():
@@ -107,15 +107,19 @@ class S3Server:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> S3Server:
-        self.backend_port = _free_port()
         self._moto = subprocess.Popen(
-            [sys.executable, "-c", _MOTO, str(self.backend_port)],
+            [sys.executable, "-c", _MOTO],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
         try:
-            _wait_for(self.backend_port, self._moto)
+            assert self._moto.stdout is not None
+            # The port is its own choice: one chosen here could be another's once it is up.
+            said = self._moto.stdout.readline().decode().split()
+            if len(said) != 2:
+                raise RuntimeError(f"moto did not start: {self._moto.wait(10)}")
+            self.backend_port = int(said[1])
             self._proxy = _Proxy(("127.0.0.1", 0), _Handler)
             self._proxy.s3 = self
             threading.Thread(target=self._proxy.serve_forever, daemon=True).start()
@@ -356,20 +360,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing: requests are read through ``S3Server.requests``."""
-
-
-def _free_port() -> int:
-    with socketserver.TCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler) as server:
-        return int(server.server_address[1])
-
-
-def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + _START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise RuntimeError(f"moto_server exited with {process.returncode} while starting")
-        with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        time.sleep(0.05)
-    raise RuntimeError(f"moto_server did not open port {port} within {_START_TIMEOUT_S:.0f} s")

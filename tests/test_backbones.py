@@ -6,10 +6,10 @@ import io
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from shared_files import SHARED, needs
 
 from bottleneck.backbone_registry import BACKBONES, FAMILIES, BackboneConfig, canonical_name
 from bottleneck.backbones import Backbone
@@ -19,9 +19,8 @@ from bottleneck.precision import Hardware, cpu_flags, resolve_precision
 from bottleneck.spec import FeatureSpec, require_equal
 from bottleneck.weight_loading import layer_names
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 WEIGHTS = SHARED / "weights"
-needs_shared = pytest.mark.skipif(not WEIGHTS.exists(), reason="there is no ../shared/weights")
+needs_shared = needs(WEIGHTS)
 
 
 def images(count, height, width=None):
@@ -107,16 +106,15 @@ def test_vgg16_in_bfloat16_is_within_one_percent_and_exactly_representable(vgg16
     [
         ("resnet50", {"weights": "random:1"}, (2, 2, 2048)),
         ("efficientnetb0", {"weights": "random:1"}, (2, 2, 1280)),
-        (
+        pytest.param(
             "mobilenet",
             {"weights": str(WEIGHTS / "mobilenet_2_5_224_tf_no_top.h5"), "alpha": 0.25},
             (2, 2, 256),
+            marks=needs_shared,
         ),
     ],
 )
 def test_other_families_equal_keras_s_predict_with_their_own_preprocessing(name, config, shape):
-    if name == "mobilenet" and not WEIGHTS.exists():
-        pytest.skip("there is no ../shared/weights")
     backbone = Backbone.of(name, image_size=(64, 64), precision="float32", batch_size=2, **config)
     pixels = images(2, 64)
     assert backbone.shape == shape

@@ -248,7 +248,7 @@ def test_flags_exist(document: str) -> None:
         for job, config in CONFIGS.items()
     }
     text = (ROOT / document).read_text()
-    commands = re.findall(r"jobs/(\w+)\.py((?:[^\n`#]|\\\n)*)", text)
+    commands = re.findall(r"jobs/(\w+)\.py((?:\\\n|[^\n`#])*)", text)
     assert commands
     for job, arguments in commands:
         used = set(re.findall(r"(?<!\S)--[a-z][a-z0-9-]+", arguments))

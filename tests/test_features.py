@@ -20,13 +20,14 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+from colour_shards import put
 from deltalake import DeltaTable, write_deltalake
 from s3_server import S3Server, _Handler
 
-from bottleneck import shards
+from bottleneck import shards, table_log
 from bottleneck.errors import ConflictError, TableError
 from bottleneck.features import FeaturesTable, Snapshot
-from bottleneck.shards import SCHEMA, Shard
+from bottleneck.shards import SCHEMA
 from bottleneck.spec import FeatureSpec
 from bottleneck.table_location import filesystem_of
 from bottleneck.table_log import TableLog
@@ -46,19 +47,6 @@ SPEC = FeatureSpec(
     precision="float32",
 )
 LOG_PUT = r"^PUT /[^?]*/_delta_log/\d+\.json"
-
-
-def put(uri: str, *images: str) -> Shard:
-    """Writes a shard that no commit names yet; the features tell the image."""
-    count = len(images)
-    features = [[float(len(image)), float(sum(image.encode())), 0.5] for image in images]
-    rows = pa.table(
-        [images, *[[None] * count] * 6, ["ok"] * count, [None] * count, features], schema=SCHEMA
-    )
-    filesystem, root = filesystem_of(uri)
-    shard = shards.write_shard(filesystem, root, 3, [rows])
-    assert shard is not None
-    return shard
 
 
 def images(snapshot: Snapshot) -> list[str]:
@@ -99,8 +87,11 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 _COMMITTER = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
-from test_features import FeaturesTable, put
-uri, image = sys.argv[2:4]
+from bottleneck import table_log
+from bottleneck.features import FeaturesTable
+from colour_shards import put
+uri, image, attempts = sys.argv[2:5]
+table_log._ATTEMPTS = int(attempts)
 table = FeaturesTable.open(uri)
 base = table.snapshot()
 shard = put(uri, image)
@@ -121,9 +112,9 @@ class Committer:
     server of this process could not answer.
     """
 
-    def __init__(self, uri: str, image: str) -> None:
+    def __init__(self, uri: str, image: str, attempts: int = table_log._ATTEMPTS) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _COMMITTER, str(Path(__file__).parent), uri, image],
+            [sys.executable, "-c", _COMMITTER, Path(__file__).parent, uri, image, str(attempts)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -277,16 +268,16 @@ def test_a_delta_table_of_somebody_else_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("found", "message"),
     [
-        ("file", "{uri} is a file; a features table needs a folder"),
+        ("file", "{uri} is a file; a table needs a folder"),
         (
             ["letter.txt", "shard-1.parquet"],
-            "{uri} holds other things (letter.txt, shard-1.parquet, …) and no features table; "
-            "give --features an empty or new folder",
+            "{uri} holds other things (letter.txt, shard-1.parquet, …) and no such table; "
+            "give an empty or a new folder",
         ),
         (
             ["a", "b", "c", "d"],
-            "{uri} holds other things (a, b, c, …) and no features table; "
-            "give --features an empty or new folder",
+            "{uri} holds other things (a, b, c, …) and no such table; "
+            "give an empty or a new folder",
         ),
         ([], None),
         (["_delta_log", "shard-1.parquet"], None),
@@ -345,7 +336,7 @@ def test_storage_that_refuses_is_one_telling_line(
         table = FeaturesTable.find(place) or FeaturesTable.create(place, SPEC)
         table.snapshot()
     message = str(caught.value)
-    assert message.startswith(f"cannot use the features table at {place}: ")
+    assert message.startswith(f"cannot use the table at {place}: ")
     assert "\n" not in message
     # What storage said, not only that it was "Generic S3 error".
     assert word in message
@@ -511,13 +502,14 @@ def test_storage_that_denies_the_log_is_one_line(
     s3: S3Server, place: str, committers: list[Committer]
 ) -> None:
     FeaturesTable.create(place, SPEC)
-    committers.append(Committer(place, "a"))
+    # All five take eight seconds.
+    committers.append(Committer(place, "a", attempts=2))
     committers[0].wait_until_ready()
     s3.fail(403, match=LOG_PUT)
     committers[0].go()
     kind, message = committers[0].outcome()
     assert kind == "TableError"
-    assert message.startswith(f"cannot use the features table at {place}: ")
+    assert message.startswith(f"cannot use the table at {place}: ")
     assert "\n" not in message
     s3.reset()
     assert FeaturesTable.open(place).snapshot().rows == 0

@@ -203,7 +203,7 @@ def test_permission_denied_local(tmp_path):
     path = tmp_path / "secret.jpg"
     path.touch(mode=0)
     (fetched,) = Fetcher().fetch([FetchRequest(str(path))])
-    assert (fetched.status, fetched.error) == ("unreadable", "Permission denied")
+    assert (fetched.status, fetched.error) == ("unavailable", "Permission denied")
 
 
 def test_permanent_failures_s3(s3):
@@ -216,7 +216,7 @@ def test_permanent_failures_s3(s3):
     assert [f.status for f in fetched] == [
         "missing",
         "too_large",
-        "unreadable",
+        "unavailable",
         "unreadable",
         None,
         "missing",
@@ -256,13 +256,23 @@ def test_refused_credentials_are_no_property_of_the_image(s3, status, code):
     assert (fetched.status, fetched.error) == ("unavailable", f"HTTP {status} {code}")
 
 
+def test_a_folder_that_may_not_be_read_does_not_touch_the_others(s3):
+    names = [f"private/{n}.jpg" for n in range(8)] + ["public/a.jpg"]
+    s3.create_bucket("mixed", dict.fromkeys(names, b"1"))
+    s3.fail(403, match="/mixed/private/")
+    fetched = Fetcher(concurrency=2).fetch([FetchRequest(f"s3://mixed/{n}") for n in names])
+    assert [f.status for f in fetched] == ["unavailable"] * 8 + [None]
+    assert {f.error for f in fetched} == {"HTTP 403 AccessDenied", None}
+
+
 def test_outage_costs_one_retry_budget_a_call(s3):
     s3.create_bucket("outage")
     s3.fail(500)
     requests = [FetchRequest(f"s3://outage/{n}.jpg") for n in range(100)]
     start = time.monotonic()
     fetched = Fetcher(concurrency=4, retry_s=1).fetch(requests)
-    assert time.monotonic() - start < 8
+    # How many were tried, below, is exact; this is for a budget that never ends.
+    assert time.monotonic() - start < 60
     assert {f.status for f in fetched} == {"unavailable"}
     not_tried = "not tried: s3://outage did not answer the requests before"
     assert 90 <= sum(f.error == not_tried for f in fetched) <= 96
@@ -389,10 +399,9 @@ def test_one_client_a_bucket_and_process(s3):
 def test_faults_of_the_test_server_end_after_their_seconds():
     with S3Server() as s3, s3.environ():
         s3.create_bucket("own", {"a": b"1"})
-        s3.fail(503, seconds=0.5)
-        start = time.monotonic()
+        # Long enough that a machine that stands still for a while asks before they end.
+        s3.fail(503, seconds=3)
         assert read_bytes("s3://own/a") == b"1"
-        assert 0.3 < time.monotonic() - start < 8
         assert {request.status for request in s3.requests()} == {503, 200}
 
 

@@ -517,9 +517,10 @@ def test_the_next_window_is_read_meanwhile(long: Snapshot, monkeypatch: pytest.M
 
 def test_an_epoch_that_is_given_up_ends(long: Snapshot) -> None:
     reader = WindowReader(feature_rows(long, LONG_CLASSES), storage="float32", window_rows=100)
-    before = threading.active_count()
+    before = set(threading.enumerate())
     windows = reader.windows()
     next(windows)
     windows.close()
-    assert threading.active_count() == before
+    # Threads of others, as of Ray, may have ended meanwhile.
+    assert set(threading.enumerate()) <= before
     assert sum(len(window.label) for window in reader.windows()) == LONG_COUNT

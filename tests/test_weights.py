@@ -2,16 +2,17 @@
 
 import hashlib
 import http.server
-import multiprocessing
 import shutil
+import subprocess
+import sys
 import threading
 import zipfile
 from dataclasses import replace
-from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
+from shared_files import SHARED, needs
 
 from bottleneck import keras_models
 from bottleneck import weights as weights_module
@@ -21,13 +22,10 @@ from bottleneck.errors import BackboneError
 from bottleneck.keras_models import build_model
 from bottleneck.weights import imagenet_file, keras_requests, resolve_weights
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 MOBILENET = SHARED / "weights" / "mobilenet_2_5_224_tf_no_top.h5"
 SIZE = (64, 64)
 
-needs_mobilenet = pytest.mark.skipif(
-    not MOBILENET.exists(), reason="../shared/weights has no MobileNet weights"
-)
+needs_mobilenet = needs(MOBILENET)
 
 
 @pytest.fixture(autouse=True)
@@ -147,22 +145,34 @@ def file_server(monkeypatch):
     server.server_close()
 
 
-def _fetch(origin, file_hash, barrier):
-    barrier.wait()
-    weights_module._keras_file("w.h5", origin, file_hash, "vgg16")
+_FETCH = """
+import sys
+from bottleneck import weights
+print("ready", flush=True)
+sys.stdin.readline()
+weights._keras_file("w.h5", sys.argv[1], sys.argv[2], "vgg16")
+"""
 
 
 def test_processes_that_want_one_file_download_it_once(file_server, tmp_path):
     origin, handler = file_server
-    context = multiprocessing.get_context("fork")
-    barrier = context.Barrier(4)
     file_hash = hashlib.md5(handler.content).hexdigest()
-    workers = [context.Process(target=_fetch, args=(origin, file_hash, barrier)) for _ in range(4)]
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", _FETCH, origin, file_hash],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    # At once, however long each took to start.
+    assert [worker.stdout.readline() for worker in workers] == ["ready\n"] * 4
     for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(30)
-    assert [worker.exitcode for worker in workers] == [0, 0, 0, 0]
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    assert [worker.communicate(timeout=120) for worker in workers] == [("", None)] * 4
+    assert [worker.returncode for worker in workers] == [0, 0, 0, 0]
     assert (tmp_path / "keras" / "models" / "w.h5").read_bytes() == handler.content
     assert handler.requests == 1
 

@@ -1,0 +1,25 @@
+"""Shards of a table of colour means that no commit names yet, written in a moment.
+
+Processes that commit import this, so it imports no more than writing takes.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from bottleneck import shards
+from bottleneck.shards import SCHEMA, Shard
+from bottleneck.table_location import filesystem_of
+
+
+def put(uri: str, *images: str) -> Shard:
+    """Writes a shard; the features tell the image."""
+    count = len(images)
+    features = [[float(len(image)), float(sum(image.encode())), 0.5] for image in images]
+    rows = pa.table(
+        [images, *[[None] * count] * 6, ["ok"] * count, [None] * count, features], schema=SCHEMA
+    )
+    filesystem, root = filesystem_of(uri)
+    shard = shards.write_shard(filesystem, root, 3, [rows])
+    assert shard is not None
+    return shard
