@@ -155,12 +155,7 @@ class ExtractConfig:
             for side in self.image_size:
                 require_at_least("image_size", side, 1, "pixels")
         require_sense_of_dry_run(self)
-        gpus = self.gpus_per_actor
-        if gpus is not None and gpus > 1 and not float(gpus).is_integer():
-            raise ConfigError(
-                f"--gpus-per-actor {gpus} is not allowed; give a whole number, or a fraction of "
-                "one GPU such as 0.5"
-            )
+        require_gpus("gpus_per_actor", self.gpus_per_actor)
         actor_range(self.actors)
         commit_interval(self.commit_every)
         failure_limit(self.max_failed, 1)
@@ -233,6 +228,19 @@ def require_at_least(name: str, value: Any, lowest: float, unit: str) -> None:
     """
     if value is not None and not (math.isfinite(value) and value >= lowest):
         raise ConfigError(f"{flag_of(name)} {value} is not allowed; give {lowest:g} {unit} or more")
+
+
+def require_gpus(name: str, gpus: float | None) -> None:
+    """Refuses a number of GPUs that Ray does not give: more than one, and not whole.
+
+    Raises:
+        ConfigError: It is.
+    """
+    if gpus is not None and gpus > 1 and not float(gpus).is_integer():
+        raise ConfigError(
+            f"{flag_of(name)} {gpus} is not allowed; give a whole number, or a fraction of one GPU "
+            "such as 0.5"
+        )
 
 
 def flag_of(name: str) -> str:

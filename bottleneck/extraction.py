@@ -100,6 +100,7 @@ def _extract_once(summary: Summary, config: ExtractConfig, interruption: Interru
         RunLoop(config, table, start, plan, stages, summary, interruption).execute()
         if interruption.signal is not None:
             return
+    if table is not None:
         remember_archives(table_uri, config.layout, listing.archives)
     if stages is not None and table is not None:
         remember_backbone(table_uri, _settings(config, stages.backbone), spec)

@@ -101,7 +101,7 @@ class CommitRecord:
 
 
 class FeaturesTable:
-    """A features table at a URI: a local folder, ``s3://``, ``gs://`` or ``az://``.
+    """A features table at a URI: a local folder, ``s3://``, ``gs://`` or ``abfs://``.
 
     Credentials and endpoints come from the environment (``AWS_ACCESS_KEY_ID``,
     ``AWS_ENDPOINT_URL``, …); plain http needs ``AWS_ALLOW_HTTP=true``.

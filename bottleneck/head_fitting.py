@@ -63,9 +63,6 @@ class FitConfig:
         return self.epochs * math.ceil(self.total_rows / self.batch_size)
 
 
-Sum = Callable[[list[npt.NDArray[Any]]], list[npt.NDArray[Any]]]
-
-
 class HeadFitter:
     """Fits one head; every worker has one and all do the same steps.
 

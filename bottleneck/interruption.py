@@ -15,7 +15,7 @@ class InterruptedRunError(KeyboardInterrupt):
     messages of its own must not take it for one.
     """
 
-    def __init__(self, signum: int, outcome: str = "nothing was left to commit") -> None:
+    def __init__(self, signum: int, outcome: str = "what was committed before stays") -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}; {outcome}")
         self.signum = signum
         self.exit_code = 128 + signum

@@ -12,6 +12,7 @@ from bottleneck.config import (
     require_at_least,
     require_bounds,
     require_choices,
+    require_gpus,
     require_sense_of_dry_run,
 )
 from bottleneck.errors import ConfigError
@@ -118,6 +119,7 @@ class PredictConfig:
         require_sense_of_dry_run(self)
         require_choices(self)
         require_bounds(self)
+        require_gpus("gpus_per_actor", self.gpus_per_actor)
         require_at_least("top", self.top, 1, "labels")
         require_at_least("version", self.version, 0, "(a version)")
         actor_range(self.actors)

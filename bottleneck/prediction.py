@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -110,7 +110,7 @@ class _Source:
 
     images: pa.Table
     skipped: Mapping[str, int]
-    archives: pa.Table | None = None
+    archives: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     table: Snapshot | None = None
 
 
@@ -158,9 +158,8 @@ def _predict_once(
         RunLoop(config, table, start, plan, stages, summary, interruption).execute()
         if interruption.signal is not None:
             return
-        if source.archives is not None:
-            remember_archives(uri, config.layout, source.archives)
     if table is not None:
+        remember_archives(uri, config.layout, source.archives)
         _judge(config, table.snapshot(), model, source, summary)
 
 

@@ -17,13 +17,15 @@ _log = logging.getLogger(__name__)
 
 
 def write_note(table_uri: str, name: str, note: Mapping[str, Any]) -> None:
-    """Leaves a note; that it cannot be written is only said.
+    """Leaves a note, unless it is there already; that it cannot be written is only said.
 
     Args:
         table_uri: The table.
         name: Of the note.
-        note: What to remember, as JSON.
+        note: What to remember, of what JSON knows.
     """
+    if read_note(table_uri, name) == note:
+        return
     try:
         write_bytes(_place(table_uri, name), json.dumps(note, ensure_ascii=False).encode())
     except SourceError as e:

@@ -7,7 +7,13 @@ from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from bottleneck.config import flag_of, require_at_least, require_choices, worker_range
+from bottleneck.config import (
+    flag_of,
+    require_at_least,
+    require_choices,
+    require_gpus,
+    worker_range,
+)
 from bottleneck.errors import ConfigError
 from bottleneck.uris import redact_uri
 
@@ -182,6 +188,7 @@ class TrainConfig:
         require_choices(self)
         for name, lowest, unit in _LOWER_BOUNDS:
             require_at_least(name, getattr(self, name), lowest, unit)
+        require_gpus("gpus_per_worker", self.gpus_per_worker)
         for name in ("validation_fraction", "test_fraction", "dropout"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:

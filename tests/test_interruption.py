@@ -81,7 +81,7 @@ def test_before_there_is_anything_to_save_a_signal_ends_the_run(
     wait_for(process, "ready")
     process.send_signal(signum)
     _, errors = process.communicate(timeout=60)
-    assert errors == f"error: stopped by {signum.name}; nothing was left to commit\n"
+    assert errors == f"error: stopped by {signum.name}; what was committed before stays\n"
     assert process.returncode == code
 
 
@@ -135,7 +135,7 @@ def test_a_listing_that_is_stopped_is_no_broken_source(
     threading.Event().wait(1.5)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
-    assert errors == "error: stopped by SIGTERM; nothing was left to commit\n"
+    assert errors == "error: stopped by SIGTERM; what was committed before stays\n"
     assert process.returncode == 143
 
 

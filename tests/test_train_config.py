@@ -162,6 +162,11 @@ def test_what_the_train_job_refuses(options: dict[str, Any], message: str) -> No
             "--dry-run takes nothing over, it writes nothing; drop --take-over",
         ),
         ({"top": 0}, "--top 0 is not allowed; give 1 labels or more"),
+        (
+            {"gpus_per_actor": 1.5},
+            "--gpus-per-actor 1.5 is not allowed; give a whole number, or a fraction of one GPU "
+            "such as 0.5",
+        ),
         ({"batch_size": 0}, "--batch-size 0 is not allowed; give 1 images or more"),
         ({"max_pixels": 0}, "--max-pixels 0 is not allowed; give 1 pixels or more"),
         ({"shard_mb": 0.0}, "--shard-mb 0.0 is not allowed; give 0.001 megabytes or more"),
