@@ -7,30 +7,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from coloured import draw, numbered, read
-from ray.cluster_utils import Cluster
+from ray_head import RAY, cluster_of
 
 ROOT = Path(__file__).resolve().parents[1]
-RAY = str(Path(sys.executable).with_name("ray"))
 
 IMAGES = 256
 SIDE = 448
 STORE_BYTES = 90 * 2**20
 
 
-@pytest.mark.timeout(600)
 def test_decoded_images_that_no_store_could_hold_are_not_spilled(tmp_path: Path) -> None:
     draw(tmp_path / "photos", numbered(IMAGES))
     # All of them decoded at once would fill the store almost twice.
     assert IMAGES * SIDE * SIDE * 3 > 1.6 * STORE_BYTES
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={
-            "num_cpus": 4, "object_store_memory": STORE_BYTES, "include_dashboard": False,
-        },
-    )  # fmt: skip
-    try:
+    with cluster_of(num_cpus=4, object_store_memory=STORE_BYTES) as cluster:
         done = subprocess.run(
             [sys.executable, "jobs/extract.py", f"--images={tmp_path / 'photos'}",
              f"--features={tmp_path / 'table'}", f"--address={cluster.address}",
@@ -48,8 +39,6 @@ def test_decoded_images_that_no_store_could_hold_are_not_spilled(tmp_path: Path)
             text=True,
             check=True,
         ).stdout
-    finally:
-        cluster.shutdown()
     # Ray reports spilling only where there was any.
     assert "Aggregate object store stats" in memory
     assert re.findall(r"Spilled.*", memory) == []

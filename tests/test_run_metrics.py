@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
-import psutil
 import pytest
-import ray
 from coloured import draw, numbered
-from scraped import embedded_port, figures_in, figures_of, require_served
+from ray_head import Head, free_port, running
+from scraped import embedded_port, figures_in, figures_of, figures_once, require_served
 
 from bottleneck.cli import run_job
 from bottleneck.config import ExtractConfig
@@ -29,79 +23,22 @@ from bottleneck.summary import Summary
 
 ROOT = Path(__file__).resolve().parents[1]
 
-pytestmark = pytest.mark.timeout(900)
 
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-class Head:
-    """A head in its own processes, with a folder of its own.
-
-    Not Ray's `Cluster`: its end removes the address file of any other Ray on the machine.
-    """
+class MeasuredHead(Head):
+    """A head that serves its metrics where a test finds them."""
 
     def __init__(self) -> None:
-        # Short: the names of its sockets may have 107 characters.
-        self._home = Path(tempfile.mkdtemp(prefix="bn-"))
-        port, self.metrics_port = free_port(), free_port()
-        self.address = f"{ray.util.get_node_ip_address()}:{port}"
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-        with (self._home / "log").open("wb") as log:
-            self._process = subprocess.Popen(
-                [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block",
-                 f"--port={port}", f"--temp-dir={self._home}", "--num-cpus=2", "--num-gpus=0",
-                 "--object-store-memory=200000000", "--include-dashboard=false",
-                 "--disable-usage-stats", f"--metrics-export-port={self.metrics_port}",
-                 f"--dashboard-agent-listen-port={free_port()}"],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment | {"RAY_AUTH_MODE": "disabled"},
-                start_new_session=True,
-            )  # fmt: skip
-
-    @property
-    def log(self) -> str:
-        return (self._home / "log").read_text()
-
-    def starts(self) -> bool:
-        """Waits until it is up; False when it gave up."""
-        while "Ray runtime started" not in self.log:
-            if self._process.poll() is not None:
-                return False
-            time.sleep(0.5)
-        return True
-
-    def end(self) -> None:
-        children: list[psutil.Process] = []
-        with contextlib.suppress(psutil.NoSuchProcess):
-            children = psutil.Process(self._process.pid).children(recursive=True)
-        self._process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(3)
-        for each in [*children, self._process]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                each.kill()
-        self._process.wait()
-        shutil.rmtree(self._home, ignore_errors=True)
+        self.metrics_port = free_port()
+        super().__init__(
+            "--num-cpus=2", "--num-gpus=0", "--object-store-memory=200000000",
+            "--include-dashboard=false", f"--metrics-export-port={self.metrics_port}",
+        )  # fmt: skip
 
 
 @pytest.fixture
-def head() -> Iterator[Head]:
-    # On a loaded machine Ray exceeds its own time limit for a start.
-    for attempt in range(3):
-        head = Head()
-        try:
-            if head.starts():
-                yield head
-                return
-            assert attempt < 2, head.log
-        finally:
-            head.end()
+def head() -> Iterator[MeasuredHead]:
+    with running(MeasuredHead) as head:
+        yield head
 
 
 def summary_in(path: Path) -> Summary:
@@ -118,7 +55,7 @@ def photos_with_broken_ones(folder: Path) -> Path:
 
 
 def test_a_short_runs_last_figures_are_served_after_its_driver_is_gone(
-    head: Head, tmp_path: Path
+    head: MeasuredHead, tmp_path: Path
 ) -> None:
     """Ray reports every ten seconds and when a driver ends; all figures of this run are late."""
     photos = photos_with_broken_ones(tmp_path / "photos")
@@ -138,11 +75,10 @@ def test_a_short_runs_last_figures_are_served_after_its_driver_is_gone(
     summary = summary_in(tmp_path / "summary.json")
     assert (summary.computed, summary.failed) == (40, {"empty": 1, "not_an_image": 2})
     assert summary.commits > 1
-    found = figures_of(head.metrics_port, summary.run)
     wanted = figures_in(summary)
     assert len(wanted) == 9
     # The summary rounds seconds to milliseconds.
-    assert found == pytest.approx(wanted, rel=0, abs=0.0005)
+    found = figures_once(head.metrics_port, summary.run, pytest.approx(wanted, rel=0, abs=0.0005))
     whole = [name for name in wanted if "seconds" not in name]
     assert {name: found[name] for name in whole} == {name: wanted[name] for name in whole}
 
@@ -175,21 +111,14 @@ def test_each_run_of_a_process_has_its_own_figures_and_stderr_stays_clean(
     assert (first.computed, second.computed, second.removed) == (40, 5, 1)
     assert third.commits == 1
     assert "Traceback" not in capfd.readouterr().err
+    # A source without changes counts nothing.
+    flags = [f"--images={photos}", f"--features={table}", "--backbone=channel-means",
+             "--weights=none", "--actors=1"]  # fmt: skip
+    capfd.readouterr()
+    assert run_job(ExtractConfig, extract, flags) == 0
+    printed = capfd.readouterr()
+    assert printed.err == ""
+    quiet = printed.out.split("(run ")[1][:12]
     for run in (first, second, third):
         require_served(run)
-
-
-@pytest.mark.usefixtures("ray_session")
-def test_an_unchanged_source_counts_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    draw(tmp_path / "photos", numbered(3))
-    flags = [f"--images={tmp_path / 'photos'}", f"--features={tmp_path / 'table'}", "--actors=1",
-             "--backbone=channel-means", "--weights=none"]  # fmt: skip
-    assert run_job(ExtractConfig, extract, flags) == 0
-    capsys.readouterr()
-    assert run_job(ExtractConfig, extract, flags) == 0
-    printed = capsys.readouterr()
-    run = printed.out.split("(run ")[1][:12]
-    assert figures_of(embedded_port(), run) == {}
-    assert printed.err == ""
+    assert figures_of(embedded_port(), quiet) == {}
