@@ -65,7 +65,7 @@ def _extract_once(summary: Summary, config: ExtractConfig, interruption: Interru
     summary.add_seconds("list", time.perf_counter() - began)
     summary.listed, summary.skipped = listing.images.num_rows, dict(listing.skipped)
 
-    backbone = backbone_of(config, snapshot)
+    backbone = configured_backbone(config, snapshot)
     stages: BackbonePipeline | None = None
     if snapshot is not None and knows_backbone(snapshot, _settings(config, backbone)):
         # What there is to do can be told without a cluster, and often that is nothing.
@@ -106,7 +106,7 @@ def _extract_once(summary: Summary, config: ExtractConfig, interruption: Interru
         remember_backbone(table_uri, _settings(config, stages.backbone), spec)
 
 
-def backbone_of(config: ExtractConfig, snapshot: Snapshot | None) -> BackboneConfig:
+def configured_backbone(config: ExtractConfig, snapshot: Snapshot | None) -> BackboneConfig:
     """Turns flags into a backbone; `auto` precision is that of the table, if there is one."""
     backbone = BackboneConfig(
         name=config.backbone,

@@ -95,12 +95,11 @@ class Summary:
 
     def json_with(self, **more: Any) -> str:
         """Returns the summary as JSON with some attributes given as JSON values."""
-        values = {field.name: more.get(field.name) for field in fields(self)}
-        plain = {name: getattr(self, name) for name in values if name not in more}
-        values |= {
-            name: asdict(value) if isinstance(value, Estimate) else value
-            for name, value in plain.items()
+        values = {
+            field.name: more.get(field.name, getattr(self, field.name)) for field in fields(self)
         }
+        if self.estimate is not None:
+            values["estimate"] = asdict(self.estimate)
         values["stage_s"] = {name: round(value, 3) for name, value in self.stage_s.items()}
         values["images_per_s"] = round(self.images_per_s, 2)
         values["seconds"] = round(self.seconds, 3)
