@@ -16,7 +16,7 @@ import psutil
 import pytest
 from coloured import Colour, colour, colours_of, png, read
 from ray.cluster_utils import Cluster
-from ray_head import RAY, add_node, cluster_of
+from ray_head import RAY, Head, add_node, cluster_of, running
 from s3_server import S3Server
 
 from bottleneck.features import FeaturesTable
@@ -54,7 +54,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory, wanted: dict[str, Colour]) 
 class Driver:
     """A run of the job in a process of its own."""
 
-    def __init__(self, cluster: Cluster, images: str | Path, table: str, *flags: str) -> None:
+    def __init__(
+        self, cluster: Cluster | Head, images: str | Path, table: str, *flags: str
+    ) -> None:
         command = [sys.executable, "jobs/extract.py", f"--images={images}", f"--features={table}"]
         command += ["--backbone=channel-means", "--weights=none", "--batch-size=8"]
         command += ["--cpus-per-actor=1", "--actors=1"]
@@ -316,6 +318,8 @@ def test_storage_that_fails_for_a_while_under_a_killed_driver(
 ) -> None:
     """Over S3, where requests can be counted: what is committed is never read again."""
     s3.create_bucket("crash")
+    # Enough to be under way when it is hit: every commit takes its time here.
+    wanted = dict(sorted(wanted.items())[: IMAGES // 2])
     s3.put_objects("crash", {f"photos/{n}": (photos / n).read_bytes() for n in wanted})
     source, target = "s3://crash/photos", "s3://crash/table"
     s3.reset()
@@ -327,7 +331,7 @@ def test_storage_that_fails_for_a_while_under_a_killed_driver(
     driver.process.wait()
     wait_until_quiet(cluster, s3)
     kept = len(colours_of(read(target)))
-    assert 0 < kept <= reads(s3) <= IMAGES
+    assert 0 < kept <= reads(s3) <= len(wanted)
     # A commit is due with every shard, so what is lost is those that were being written: one on
     # the only node and one on its way.
     listed = s3.client().list_objects_v2(Bucket="crash", Prefix="table/shard-")["Contents"]
@@ -338,7 +342,31 @@ def test_storage_that_fails_for_a_while_under_a_killed_driver(
     code, _, err = drive(images=source, target=target).finish()
     assert code == 0, err
     assert colours_of(read(target)) == sorted(wanted.items())
-    assert reads(s3) == IMAGES - kept
+    assert reads(s3) == len(wanted) - kept
+
+
+def test_a_lost_head_ends_the_run_and_costs_nothing_committed(
+    photos: Path, table: str, wanted: dict[str, Colour], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a head that keeps its state in memory, as `ray start` and `ray up` make it.
+
+    Ray itself ends a process that has lost its head for a minute, here for five seconds; so soon
+    that nothing can be said any more, but for the exit code.
+    """
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
+    flags = ("--num-cpus=4", "--num-gpus=0", "--object-store-memory=150000000")
+    with running(lambda: Head(*flags, "--include-dashboard=false")) as head:
+        driver = Driver(head, photos, table)
+        try:
+            driver.wait_for_commits(3)
+            (gcs,) = head.processes("gcs_server")
+            gcs.kill()
+            code, out, err = driver.finish()
+        finally:
+            driver.process.kill()
+    assert (code, out) == (1, ""), err
+    assert "Traceback" not in err
+    assert 0 < require_each_version_exact(table, wanted) < IMAGES
 
 
 def wait_until_quiet(cluster: Cluster, s3: S3Server) -> None:
