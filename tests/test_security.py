@@ -670,7 +670,8 @@ def test_a_member_larger_than_its_archive(tmp_path: Path, size: int, type: bytes
         list_images(str(tmp_path))
     assert str(caught.value).startswith(f"{tmp_path}/a.tar ")
     assert "\n" not in str(caught.value)
-    assert time.monotonic() - began < 5
+    # Reading what is promised would never end.
+    assert time.monotonic() - began < 60
 
 
 @pytest.mark.parametrize("real", [10**12, 2**62])
@@ -785,20 +786,26 @@ class _Night:
                 break
         else:
             pytest.fail(f"the process ended in {job}: {self.said()[before:]}")
-        while f"end of {job}" not in (said := self.said()[before:]):
+        deadline = time.monotonic() + 120
+        while f"end of {job}\n" not in (said := self.said()[before:]):
+            assert self._process.poll() is None, said
+            assert time.monotonic() < deadline, said
             time.sleep(0.05)
         return int(json.loads(line)["code"]), said
 
     def said(self) -> str:
-        return self._errors.read_text()
+        return self._errors.read_text(errors="replace")
 
     def close(self) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        # A process that died does not read any more.
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
         try:
             self._process.wait(60)
         except subprocess.TimeoutExpired:
             self._process.kill()
+            self._process.wait()
 
 
 def _contents(name: str, data: bytes) -> Iterator[tuple[str, bytes]]:
@@ -877,7 +884,6 @@ def _list_of(site: str, signature: str) -> bytes:
     return "\n".join(["uri,label,split", *rows]).encode()
 
 
-@pytest.mark.timeout(900)
 def test_a_night_of_jobs_leaves_no_secret_anywhere(s3: S3Server, tmp_path: Path) -> None:
     site = f"http://127.0.0.1:{_site().server_port}"
     base = f"{site.replace('://', '://me:s3cret@')}/night"
