@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +22,6 @@ from bottleneck.images import DecodeOptions
 from bottleneck.schemas import UNAVAILABLE
 from bottleneck.shards import SCHEMA
 from bottleneck.storage import Fetched, Fetcher, FetchRequest
-
-if TYPE_CHECKING:
-    from bottleneck.pipeline import PipelineConfig
 
 #: Files that a task reads at a time; it reads the next ones while it decodes these.
 FETCH_BYTES = 64_000_000
@@ -45,6 +42,22 @@ class FetchFlags(Protocol):
     @property
     def max_image_mb(self) -> float:
         """Megabytes; larger files are not read."""
+
+
+class FetchConfig(Protocol):
+    """What the stage needs to know, of whatever pipeline."""
+
+    @property
+    def decode(self) -> DecodeOptions:
+        """How images become arrays."""
+
+    @property
+    def fetcher(self) -> Fetcher:
+        """How they are read."""
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of a block."""
 
 
 def fetcher_of(flags: FetchFlags) -> Fetcher:
@@ -112,7 +125,7 @@ def fetch_ranges(sizes: pa.ChunkedArray, most_rows: int) -> list[tuple[int, int]
     return ranges
 
 
-def fetch_and_decode(work: pa.Table, *, config: PipelineConfig) -> Iterator[pa.Table]:
+def fetch_and_decode(work: pa.Table, *, config: FetchConfig) -> Iterator[pa.Table]:
     """First stage: reads and decodes the images of one task.
 
     Yields:
