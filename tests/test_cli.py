@@ -32,7 +32,7 @@ def command(*flags: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, str(JOB), *flags],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
 

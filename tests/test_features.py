@@ -129,7 +129,7 @@ class Committer:
         self.process.stdin.write("\n")
         self.process.stdin.flush()
 
-    def outcome(self, timeout_s: float = 60) -> list[Any]:
+    def outcome(self, timeout_s: float = 300) -> list[Any]:
         try:
             printed, _ = self.process.communicate(timeout=timeout_s)
         finally:
@@ -669,7 +669,7 @@ def test_vacuum_in_s3(s3: S3Server, place: str) -> None:
     table = FeaturesTable.create(place, SPEC)
     add(table, "a")
     command = [sys.executable, "-c", code, str(Path(__file__).parent), place]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout.split() == ["0", "1"]
     assert images(FeaturesTable.open(place).snapshot()) == ["a"]
 
@@ -736,6 +736,6 @@ def test_every_reader_sees_the_rows_in_s3(s3: S3Server, place: str) -> None:
         "sys.stdout.flush(); os._exit(0)"
     )
     command = [sys.executable, "-c", code, place]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2_000:]
     assert done.stdout.splitlines() == ["['a', 'bb']"] * 2

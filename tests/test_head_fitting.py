@@ -286,7 +286,7 @@ def of_two(snapshot: Snapshot) -> list[dict[str, list[dict[str, float]]]]:
             )
         )
     try:
-        answers = [process.communicate(timeout=110) for process in processes]
+        answers = [process.communicate(timeout=300) for process in processes]
     finally:
         for process in processes:
             process.kill()

@@ -510,7 +510,7 @@ def test_the_next_window_is_read_meanwhile(long: Snapshot, monkeypatch: pytest.M
     for number, _ in enumerate(windows):
         # Nobody has asked for it yet. Nobody reads further ahead either: memory is for two.
         if number + 1 < count:
-            assert begun[number + 1].wait(20)
+            assert begun[number + 1].wait(120)
         assert not begun[number + 2].is_set()
     assert [event.is_set() for event in begun] == [True] * count + [False] * 3
 
