@@ -21,6 +21,7 @@ from bottleneck.commits import Committer
 from bottleneck.config import commit_interval
 from bottleneck.errors import BottleneckError, ConflictError, RunFailedError, TableBusyError
 from bottleneck.features import FeaturesTable, Snapshot
+from bottleneck.head_watch import HeadWatch
 from bottleneck.interruption import Interruption
 from bottleneck.lease import Lease
 from bottleneck.pipeline import PipelineConfig, run_stages
@@ -110,7 +111,7 @@ class RunLoop:
             ConflictError: Another run committed first.
             BottleneckError: The run cannot go on; what is finished was committed.
         """
-        with self._lease:
+        with HeadWatch(), self._lease:
             self._execute()
 
     def _execute(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from bottleneck.config import worker_range
 from bottleneck.errors import ConfigError, RunFailedError
 from bottleneck.features import Snapshot
 from bottleneck.head_fitting import FitConfig
+from bottleneck.head_watch import HeadWatch
 from bottleneck.interruption import InterruptedRunError
 from bottleneck.metrics import Evaluation, evaluate
 from bottleneck.predictions import most_judged
@@ -183,11 +185,15 @@ class TrainingRun:
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=_CHECKPOINTS_KEPT),
             ),
         )
+        # Ray Train takes a finished epoch when it looks after its workers, every two seconds if not
+        # told otherwise: with a small head most of a training would be waiting.
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
         fitting = _Fitting(trainer)
         shown = 0
         try:
-            while not fitting.wait(_POLL_S):
-                shown = self._show(log, shown)
+            with HeadWatch():
+                while not fitting.wait(_POLL_S):
+                    shown = self._show(log, shown)
         except InterruptedRunError as e:
             kept = "finished epochs are kept, go on with --resume"
             raise InterruptedRunError(e.signum, kept) from e

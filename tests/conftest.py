@@ -22,9 +22,6 @@ from bottleneck.train_config import TrainConfig
 for _name in ("RAY_ADDRESS", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
     os.environ.pop(_name, None)
 
-# Ray Train looks after its workers every two seconds, and so long takes every epoch, however small.
-os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.3"
-
 
 @pytest.fixture(scope="session")
 def s3_session() -> Iterator[S3Server]:
