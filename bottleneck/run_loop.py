@@ -33,6 +33,7 @@ from bottleneck.run_metrics import RunMetrics
 from bottleneck.schemas import UNAVAILABLE
 from bottleneck.shards import encoded_row_bytes
 from bottleneck.summary import Summary
+from bottleneck.uris import redact_text
 
 _log = logging.getLogger(__name__)
 
@@ -293,7 +294,9 @@ class RunLoop:
                 # The next one would fail for the same reason, which its last line says.
                 raise tasks.task_error(seen) from error
             if isinstance(seen, passing):
-                _log.warning("lost work: %s", str(seen).strip().splitlines()[0])
+                # What was lost stands at the beginning, why at the end.
+                what, *_, why = [*str(seen).strip().splitlines(), ""]
+                _log.warning("lost work: %s %s", what, redact_text(why.strip())[:300])
                 return
             seen = seen.__cause__
         raise tasks.task_error(error) from error

@@ -55,7 +55,12 @@ class Driver:
     """A run of the job in a process of its own."""
 
     def __init__(
-        self, cluster: Cluster | Head, images: str | Path, table: str, *flags: str
+        self,
+        cluster: Cluster | Head,
+        images: str | Path,
+        table: str,
+        *flags: str,
+        environment: dict[str, str] | None = None,
     ) -> None:
         command = [sys.executable, "jobs/extract.py", f"--images={images}", f"--features={table}"]
         command += ["--backbone=channel-means", "--weights=none", "--batch-size=8"]
@@ -68,6 +73,7 @@ class Driver:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env=environment,
             start_new_session=True,
         )
 
@@ -346,16 +352,17 @@ def test_storage_that_fails_for_a_while_under_a_killed_driver(
 
 
 def test_a_lost_head_ends_the_run_and_costs_nothing_committed(
-    photos: Path, table: str, wanted: dict[str, Colour], monkeypatch: pytest.MonkeyPatch
+    photos: Path, table: str, wanted: dict[str, Colour]
 ) -> None:
     """Of a head that keeps its state in memory, as `ray start` and `ray up` make it.
 
     Ray itself ends a process that has lost its head for a minute, here for some seconds.
     """
-    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "15")
     flags = ("--num-cpus=4", "--num-gpus=0", "--object-store-memory=150000000")
     with running(lambda: Head(*flags, "--include-dashboard=false")) as head:
-        driver = Driver(head, photos, table)
+        # Without what the Ray of this process left in its environment, a token for itself.
+        environment = head.environment | {"RAY_gcs_rpc_server_reconnect_timeout_s": "15"}
+        driver = Driver(head, photos, table, environment=environment)
         try:
             driver.wait_for_commits(3)
             (gcs,) = head.processes("gcs_server")
