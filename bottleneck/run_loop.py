@@ -21,7 +21,7 @@ from bottleneck.commits import Committer
 from bottleneck.config import commit_interval
 from bottleneck.errors import BottleneckError, ConflictError, RunFailedError, TableBusyError
 from bottleneck.features import FeaturesTable, Snapshot
-from bottleneck.head_watch import HeadWatch
+from bottleneck.head_watch import watching_head
 from bottleneck.interruption import Interruption
 from bottleneck.lease import Lease
 from bottleneck.pipeline import PipelineConfig, run_stages
@@ -112,7 +112,7 @@ class RunLoop:
             ConflictError: Another run committed first.
             BottleneckError: The run cannot go on; what is finished was committed.
         """
-        with HeadWatch(), self._lease:
+        with watching_head(), self._lease:
             self._execute()
 
     def _execute(self) -> None:

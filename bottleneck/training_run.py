@@ -22,7 +22,7 @@ from bottleneck.config import worker_range
 from bottleneck.errors import ConfigError, RunFailedError
 from bottleneck.features import Snapshot
 from bottleneck.head_fitting import FitConfig
-from bottleneck.head_watch import HeadWatch
+from bottleneck.head_watch import watching_head
 from bottleneck.interruption import InterruptedRunError
 from bottleneck.metrics import Evaluation, evaluate
 from bottleneck.predictions import most_judged
@@ -191,7 +191,7 @@ class TrainingRun:
         fitting = _Fitting(trainer)
         shown = 0
         try:
-            with HeadWatch():
+            with watching_head():
                 while not fitting.wait(_POLL_S):
                     shown = self._show(log, shown)
         except InterruptedRunError as e:
