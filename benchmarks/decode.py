@@ -16,7 +16,7 @@ import tyro
 from pictures import drawn_jpeg, small_photos
 from results import CommonSettings, Result
 
-from bottleneck.images import DecodeOptions, Mode, decode
+from bottleneck.images.decoding import DecodeOptions, Mode, decode
 
 _SIDE = 224
 

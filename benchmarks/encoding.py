@@ -33,9 +33,10 @@ import tyro
 from pictures import SHARED, small_photos
 from results import CommonSettings, Result
 
-from bottleneck import shards
-from bottleneck.backbones import Backbone, BackboneConfig
-from bottleneck.images import DecodeOptions, decode
+from bottleneck.backbones.backbone import Backbone
+from bottleneck.backbones.config import BackboneConfig
+from bottleneck.images.decoding import DecodeOptions, decode
+from bottleneck.table import columns
 
 _MOBILENET = SHARED / "weights" / "mobilenet_2_5_224_tf_no_top.h5"
 _VGG16_BLOCKS = SHARED / "weights" / "vgg16_partial_blocks12.npz"
@@ -45,8 +46,8 @@ _AIM_SHARE = 0.20
 
 Features = npt.NDArray[np.float32]
 
-#: How a Parquet file is written, by name; `ours` is what :class:`bottleneck.shards.ShardWriter`
-#: does to the column `features`.
+#: How a Parquet file is written, by name; `ours` is what
+#: :class:`bottleneck.table.shards.ShardWriter` does to the column `features`.
 _ZSTD: dict[str, Any] = {
     "compression": "zstd",
     "compression_level": 3,
@@ -85,7 +86,7 @@ class _Sample:
 
     Attributes:
         name: Of which backbone, with which weights.
-        kind: ``map`` or ``vector``, as in `bottleneck.shards`.
+        kind: ``map`` or ``vector``, as in `bottleneck.table.shards`.
         trained: Whether all weights are ImageNet's, so that the size is one to expect.
         values: (N, length) float32.
     """
@@ -195,14 +196,14 @@ _ROUNDINGS: dict[str, Callable[[Features], Features]] = {
 
 
 def _expected_share(kind: str, rounding: str) -> float:
-    return shards._ENCODED_SHARE[kind, rounding == "float32"]
+    return columns._ENCODED_SHARE[kind, rounding == "float32"]
 
 
 def _measure(values: Features, options: dict[str, Any], repeat: int) -> dict[str, float]:
     """Writes and reads one column of features in row groups as the table has them."""
-    array = shards.features_array(values, np.ones(len(values), dtype=bool))
-    table = pa.table({"features": array}, schema=pa.schema([shards.SCHEMA.field("features")]))
-    group_rows = shards.row_group_rows(values.shape[1])
+    array = columns.features_array(values, np.ones(len(values), dtype=bool))
+    table = pa.table({"features": array}, schema=pa.schema([columns.SCHEMA.field("features")]))
+    group_rows = columns.row_group_rows(values.shape[1])
     written, read = [], []
     with tempfile.TemporaryDirectory(prefix="bench-encoding-") as folder:
         path = Path(folder) / "features.parquet"
@@ -212,7 +213,7 @@ def _measure(values: Features, options: dict[str, Any], repeat: int) -> dict[str
             written.append(time.perf_counter() - began)
             began = time.perf_counter()
             for rows in _read_row_groups(path):
-                shards.to_numpy(rows["features"], (values.shape[1],))
+                columns.to_numpy(rows["features"], (values.shape[1],))
             read.append(time.perf_counter() - began)
         with pq.ParquetFile(path) as file:
             groups = [file.metadata.row_group(g) for g in range(file.num_row_groups)]

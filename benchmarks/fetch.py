@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from s3_server import S3Server
 
-from bottleneck.sources import list_images
-from bottleneck.storage import Fetcher, FetchRequest
+from bottleneck.sources.listing import list_images
+from bottleneck.storage.fetcher import Fetcher, FetchRequest
 
 _BUCKET = "photos"
 
@@ -91,9 +91,9 @@ def main(settings: Settings) -> None:
             seconds=round(statistics.median(taken), 2),
             images_per_s=round(count / statistics.median(taken)),
         )
-    listed = result.table("Listing the same objects (bottleneck.sources.list_images)")
+    listed = result.table("Listing the same objects (bottleneck.sources.listing.list_images)")
     listed.add(objects=listing[2], requests=listing[1], seconds=round(listing[0], 2))
-    ours = requests["ours (bottleneck.storage.Fetcher)"] / count
+    ours = requests["ours (bottleneck.storage.fetcher.Fetcher)"] / count
     result.target("requests an image, ours", ours, 1.0, at_most=True)
     result.finish(settings.results)
 
@@ -160,7 +160,7 @@ def _boto3(keys: Sequence[str], concurrency: int) -> list[bytes]:
 
 
 _CLIENTS: dict[str, Client] = {
-    "ours (bottleneck.storage.Fetcher)": _ours,
+    "ours (bottleneck.storage.fetcher.Fetcher)": _ours,
     "s3fs cat": _s3fs,
     "boto3 get_object in threads": _boto3,
 }

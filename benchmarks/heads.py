@@ -24,10 +24,12 @@ import pyarrow as pa
 import tyro
 from results import CommonSettings, Result
 
-from bottleneck.features import FeaturesTable, Snapshot
-from bottleneck.shards import SCHEMA, features_array, write_shard
 from bottleneck.spec import FeatureSpec
-from bottleneck.table_location import filesystem_of
+from bottleneck.table.columns import SCHEMA, features_array
+from bottleneck.table.location import filesystem_of
+from bottleneck.table.shards import write_shard
+from bottleneck.table.snapshot import Snapshot
+from bottleneck.table.table import FeaturesTable
 
 _SPEC = FeatureSpec(
     backbone="vgg16",
@@ -158,8 +160,8 @@ def _measure(settings: Settings) -> dict[str, Any]:
 def _run_keras(settings: Settings, snapshot: Snapshot) -> tuple[list[float], str]:
     import keras
 
-    from bottleneck.heads import HeadConfig, build_head
-    from bottleneck.training_rows import WindowReader
+    from bottleneck.models.heads import HeadConfig, build_head
+    from bottleneck.training.windows import WindowReader
 
     rows = _rows(snapshot)
     reader = WindowReader(rows, storage="float32", window_rows=len(rows))
@@ -177,9 +179,11 @@ def _run_keras(settings: Settings, snapshot: Snapshot) -> tuple[list[float], str
 
 
 def _run_ours(settings: Settings, snapshot: Snapshot) -> tuple[list[float], str]:
-    from bottleneck.head_fitting import FitConfig, HeadFitter
-    from bottleneck.heads import HeadConfig
-    from bottleneck.training_rows import WindowReader, window_rows
+    from bottleneck.models.heads import HeadConfig
+    from bottleneck.training.fit_config import FitConfig
+    from bottleneck.training.fitting import HeadFitter
+    from bottleneck.training.rows import window_rows
+    from bottleneck.training.windows import WindowReader
 
     rows = _rows(snapshot)
     storage, size = "float32", len(rows)
@@ -212,7 +216,7 @@ def _run_ours(settings: Settings, snapshot: Snapshot) -> tuple[list[float], str]
 
 
 def _rows(snapshot: Snapshot) -> Any:
-    from bottleneck.training_rows import FeatureRows
+    from bottleneck.training.rows import FeatureRows
 
     sizes = [shard.rows for shard in snapshot.shards]
     number = np.repeat(np.arange(len(sizes)), sizes).astype(np.int32)

@@ -43,9 +43,10 @@ from pictures import write_photos
 from processes import machine_cpu_s, run_job
 from results import CommonSettings, Result
 
-from bottleneck.backbone_registry import FAMILIES
-from bottleneck.backbones import Backbone, BackboneConfig
-from bottleneck.images import DecodeOptions, decode
+from bottleneck.backbones.backbone import Backbone
+from bottleneck.backbones.config import BackboneConfig
+from bottleneck.backbones.families import FAMILIES
+from bottleneck.images.decoding import DecodeOptions, decode
 
 _WEIGHTS = "random:0"
 

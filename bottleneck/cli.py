@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 import logging
-import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import MISSING, fields
-from typing import Any, Protocol, TypeVar, get_type_hints
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
-import tyro
-import yaml
-
-from bottleneck import logs, storage
-from bottleneck.config import failure_limit, field_names, flag_of
-from bottleneck.errors import BottleneckError, ConfigError, TooManyFailuresError
-from bottleneck.interruption import InterruptedRunError
-from bottleneck.summary import Summary
+from bottleneck.config.parsing import _parse_flags, _with_config_file
+from bottleneck.config.values import failure_limit
+from bottleneck.console import logs
+from bottleneck.console.interruption import InterruptedRunError
+from bottleneck.errors import BottleneckError, TooManyFailuresError
+from bottleneck.incremental.summary import Summary
+from bottleneck.storage import files, uris
 
 C = TypeVar("C")
 
@@ -93,7 +89,7 @@ def _run(
     print(summary.to_text(), flush=True)
     target = getattr(config, "summary", None)
     if target:
-        storage.write_bytes(storage.normalize_uri(target), summary.to_json().encode())
+        files.write_bytes(uris.normalize_uri(target), summary.to_json().encode())
     if summary.signal is not None:
         return 128 + summary.signal
     if isinstance(summary, Summary):
@@ -121,160 +117,6 @@ class _RayMessages(io.TextIOBase):
             if line.strip():
                 _log.debug("%s", line)
         return len(text)
-
-
-def parse(config_type: type[C], argv: Sequence[str]) -> C:
-    """Reads flags, over the values of a ``--config`` file (YAML) if one is given.
-
-    Raises:
-        ConfigError: A flag, a key or a value is not allowed.
-        SystemExit: ``--help`` was asked for.
-    """
-    return _parse_flags(config_type, _with_config_file(config_type, argv))
-
-
-def _with_config_file(config_type: type[Any], argv: Sequence[str]) -> list[str]:
-    """Puts the values of a ``--config`` file, as flags, before those that were given."""
-    arguments, given = _split_off_config(config_type, argv)
-    # Values of the file are read by the same parser as flags, so that both allow the same.
-    return [*_as_flags(config_type, given or {}), *arguments]
-
-
-def _parse_flags(config_type: type[C], arguments: Sequence[str]) -> C:
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(printed), _unwrapped(arguments):
-            config: C = tyro.cli(
-                config_type,
-                args=arguments,
-                description=_description(config_type),
-                config=(tyro.conf.OmitSubcommandPrefixes,),
-            )
-    except SystemExit as e:
-        if e.code in (0, None):
-            raise
-        raise ConfigError(_one_line(printed.getvalue())) from e
-    return config
-
-
-@contextlib.contextmanager
-def _unwrapped(arguments: Sequence[str]) -> Iterator[None]:
-    """Keeps the parser from wrapping its messages, which become one line; help is for the eye."""
-    before = os.environ.get("COLUMNS")
-    if not {"-h", "--help"} & set(arguments):
-        os.environ["COLUMNS"] = "10000"
-    try:
-        yield
-    finally:
-        os.environ.pop("COLUMNS", None)
-        if before is not None:
-            os.environ["COLUMNS"] = before
-
-
-def _description(config_type: type[Any]) -> str:
-    text = (config_type.__doc__ or "").split("Attributes:")[0].strip()
-    return f"{text} Flags may also stand in a YAML file, given as --config FILE; flags win."
-
-
-def _split_off_config(
-    config_type: type[Any], argv: Sequence[str]
-) -> tuple[list[str], dict[str, Any] | None]:
-    arguments = list(argv)
-    for index, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name != "--config":
-            continue
-        if not equals:
-            if index + 1 == len(arguments):
-                raise ConfigError("--config needs a file; give a YAML file of the job's flags")
-            value = arguments[index + 1]
-        rest = arguments[:index] + arguments[index + (1 if equals else 2) :]
-        return rest, _read_config(config_type, value)
-    return arguments, None
-
-
-def _read_config(config_type: type[Any], path: str) -> dict[str, Any]:
-    try:
-        values = yaml.load(storage.read_bytes(storage.normalize_uri(path)), _Yaml)
-    except yaml.YAMLError as e:
-        reason = " ".join(str(e).split())[:300]
-        raise ConfigError(f"{path} is not a YAML file: {reason}; mend it") from e
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds no flags; it must consist of lines such as 'images: DIR'")
-    allowed = field_names(config_type)
-    result = {}
-    for key, value in values.items():
-        name = str(key).replace("-", "_")
-        if name not in allowed:
-            near = difflib.get_close_matches(name, allowed, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"allowed are {', '.join(allowed)}"
-            raise ConfigError(f"{path} has a key {key!r} that is no flag of this job; {hint}")
-        result[name] = value
-    return result
-
-
-class _Yaml(yaml.SafeLoader):
-    """YAML without base-60 numbers: ``1:4`` is a range of actors, not 64."""
-
-
-_Yaml.yaml_implicit_resolvers = {
-    first: [
-        (tag, re.compile(r"[-+]?[0-9]+$") if tag == "tag:yaml.org,2002:int" else pattern)
-        for tag, pattern in resolvers
-    ]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
-def _require_kind(config_type: type[Any], name: str, value: Any) -> None:
-    """Refuses values that no flag could have: they would be read as something else."""
-    default = {field.name: field.default for field in fields(config_type)}[name]
-    flag = flag_of(name)
-    if isinstance(default, bool) and not isinstance(value, bool):
-        raise ConfigError(f"{flag} is {value!r} in the file; give true or false")
-    if value is None and (default is MISSING or isinstance(default, str)):
-        raise ConfigError(f"{flag} has no value in the file; give one or leave the line out")
-    if isinstance(value, dict):
-        raise ConfigError(f"{flag} is {value!r} in the file; give a single value")
-
-
-def _as_flags(config_type: type[Any], values: dict[str, Any]) -> list[str]:
-    flags: list[str] = []
-    types = get_type_hints(config_type)
-    for name, value in values.items():
-        _require_kind(config_type, name, value)
-        flag = flag_of(name)
-        if isinstance(value, bool) and types[name] == bool | None:
-            # A switch with a third state is given as a word.
-            flags.append(f"{flag}={value}")
-        elif value is True:
-            flags.append(flag)
-        elif value is False:
-            flags.append(flag.replace("--", "--no-", 1))
-        elif value is None:
-            continue
-        elif isinstance(value, list):
-            flags += [flag, *map(str, value)]
-        else:
-            flags.append(f"{flag}={value}")
-    return flags
-
-
-def _one_line(printed: str) -> str:
-    """Turns the parser's framed message into one line."""
-    plain = re.sub(r"\x1b\[[0-9;]*m|\[/?bold\]", "", printed)
-    # The frame's first line is only its title.
-    lines = [line.strip("│╰╯─ ") for line in plain.splitlines() if not line.startswith("╭")]
-    text = " ".join(line for line in lines if line)
-    # A flag that may also be left out: the parser tells what became of trying each of its types.
-    text = re.sub(
-        r"no type matching \{None\}\|(\{[^}]*\}|\w+) could be instantiated from \[(.*?)\]\. "
-        r"Got errors: .*",
-        lambda found: f"{found[2]} is not allowed; give {found[1].strip('{}')}",
-        text,
-    )
-    text = re.split(r"─* ?(?:Argument helptext|For full helptext)", text)[0].strip(" ─")
-    return f"{text[:500]}; see --help"
 
 
 def _require_few_failures(summary: Summary, max_failed: str) -> None:

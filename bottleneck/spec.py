@@ -26,7 +26,7 @@ class FeatureSpec:
     """Everything that decides which numbers an image's features are.
 
     Attributes:
-        backbone: name in ``backbone_registry.FAMILIES``, for example ``vgg16``.
+        backbone: name in ``backbones.families.FAMILIES``, for example ``vgg16``.
         alpha: width multiplier of the MobileNets; None for every other family.
         weights: digest of the weights, ``sha256:<64 hex digits>`` of the file, or
             ``random:<seed> sha256:<64 hex digits>`` of the arrays; ``none`` for a backbone
@@ -164,3 +164,35 @@ def require_equal(run: FeatureSpec, table: FeatureSpec, table_uri: str) -> None:
         f"the {table.kind} table {table_uri} was made with another feature specification "
         f"({listed}); give this run the table's settings, or write to a new --{table.kind} URI"
     )
+
+
+@dataclass(frozen=True)
+class PredictionSpec(FeatureSpec):
+    """Everything that decides which predictions an image gets: its features', and the head.
+
+    Attributes:
+        model: SHA-256 of ``head.keras``; ``imagenet`` for a whole network.
+        top: Number of labels that are kept.
+    """
+
+    model: str
+    top: int
+
+    kind: ClassVar[str] = "predictions"
+    made_by: ClassVar[str] = "jobs/predict.py"
+
+    @property
+    def length(self) -> int:
+        """Number of probabilities that a row holds."""
+        return self.top
+
+    @classmethod
+    def of(cls, features: FeatureSpec, model: str, top: int) -> PredictionSpec:
+        """Adds a head to the specification of its features."""
+        values = {name: getattr(features, name) for name in asdict(features)}
+        return cls(**values, model=model, top=top)
+
+    @classmethod
+    def parsed(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Reads the numbers among the properties."""
+        return {**super().parsed(values), "top": int(values["top"])}

@@ -15,10 +15,11 @@ import numpy.typing as npt
 import polars as pl
 from PIL import Image, ImageOps
 
-from bottleneck.features import FeaturesTable, Snapshot
-from bottleneck.plan import read_identities
-from bottleneck.shards import read_row_groups, to_numpy
-from bottleneck.table_location import filesystem_of
+from bottleneck.table.columns import to_numpy
+from bottleneck.table.location import filesystem_of
+from bottleneck.table.shards import read_row_groups
+from bottleneck.table.snapshot import Snapshot, read_identities
+from bottleneck.table.table import FeaturesTable
 
 Features = npt.NDArray[np.float32]
 

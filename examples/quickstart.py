@@ -15,8 +15,8 @@ from pathlib import Path
 from draw_images import write_image_set
 from look_at_table import look
 
+from bottleneck.backbones.weights import imagenet_file
 from bottleneck.errors import BackboneError
-from bottleneck.weights import imagenet_file
 
 _ROOT = Path(__file__).resolve().parents[1]
 _FOLDER = Path("quickstart")

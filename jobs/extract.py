@@ -3,10 +3,10 @@
 import sys
 
 from bottleneck.cli import run_job
-from bottleneck.config import ExtractConfig
-from bottleneck.extraction import extract
-from bottleneck.maintenance import maintain
-from bottleneck.summary import Summary
+from bottleneck.extraction.config import ExtractConfig
+from bottleneck.extraction.job import extract
+from bottleneck.extraction.maintenance import maintain
+from bottleneck.incremental.summary import Summary
 
 
 def run(config: ExtractConfig) -> Summary:

@@ -3,8 +3,8 @@
 import sys
 
 from bottleneck.cli import run_job
-from bottleneck.predict_config import PredictConfig
-from bottleneck.prediction import predict
+from bottleneck.prediction.config import PredictConfig
+from bottleneck.prediction.job import predict
 
 if __name__ == "__main__":
     sys.exit(run_job(PredictConfig, predict))

@@ -3,12 +3,14 @@
 import sys
 from collections.abc import Sequence
 
-from bottleneck.cli import parse
+from bottleneck.config.parsing import parse
+from bottleneck.console.redaction import redact_text
 from bottleneck.errors import BottleneckError
-from bottleneck.status import table_status
-from bottleneck.status_config import StatusConfig
-from bottleneck.status_plots import draw, page
-from bottleneck.storage import normalize_uri, redact_text, write_bytes
+from bottleneck.status.charts import draw, page
+from bottleneck.status.config import StatusConfig
+from bottleneck.status.history import table_status
+from bottleneck.storage.files import write_bytes
+from bottleneck.storage.uris import normalize_uri
 
 
 def main(argv: Sequence[str] | None = None) -> int:

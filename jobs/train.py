@@ -3,8 +3,8 @@
 import sys
 
 from bottleneck.cli import run_job
-from bottleneck.train_config import TrainConfig
-from bottleneck.training import train
+from bottleneck.training.config import TrainConfig
+from bottleneck.training.job import train
 
 if __name__ == "__main__":
     sys.exit(run_job(TrainConfig, train))

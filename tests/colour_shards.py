@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from bottleneck import shards
-from bottleneck.shards import SCHEMA, Shard
-from bottleneck.table_location import filesystem_of
+from bottleneck.table import shards
+from bottleneck.table.columns import SCHEMA
+from bottleneck.table.location import filesystem_of
+from bottleneck.table.shards import Shard
 
 
 def put(uri: str, *images: str) -> Shard:

@@ -14,9 +14,10 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from bottleneck import shards
-from bottleneck.features import FeaturesTable, Snapshot
-from bottleneck.table_location import filesystem_of
+from bottleneck.table import shards
+from bottleneck.table.location import filesystem_of
+from bottleneck.table.snapshot import Snapshot
+from bottleneck.table.table import FeaturesTable
 
 Colour = tuple[int, int, int]
 

@@ -14,9 +14,9 @@ from labelled import ThreeLabels, three_splits, write_table
 from s3_server import S3Server
 from shared_files import SHARED
 
-from bottleneck import cluster
 from bottleneck.cli import run_job
-from bottleneck.train_config import TrainConfig
+from bottleneck.cluster import connection
+from bottleneck.training.config import TrainConfig
 
 # What the developer's shell has would be taken before what the tests set.
 for _name in ("RAY_ADDRESS", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
@@ -41,7 +41,7 @@ def s3(s3_session: S3Server) -> Iterator[S3Server]:
 @pytest.fixture(scope="session")
 def ray_session(s3_session: S3Server) -> Iterator[None]:
     """One embedded Ray for the session; its workers know the S3 server."""
-    cluster.connect("local")
+    connection.connect("local")
     yield
     ray.shutdown()
 
@@ -49,7 +49,7 @@ def ray_session(s3_session: S3Server) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def three_labels(s3_session: S3Server, ray_session: None) -> ThreeLabels:
     """A model to look at and to predict with: training one takes most of a minute."""
-    from bottleneck.training import train
+    from bottleneck.training.job import train
 
     s3_session.create_bucket("heads")
     features, model = "s3://heads/features", "s3://heads/model"

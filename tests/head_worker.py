@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from small_tables import feature_rows
 
-from bottleneck.features import FeaturesTable
-from bottleneck.head_fitting import FitConfig, HeadFitter
-from bottleneck.heads import HeadConfig
-from bottleneck.training_rows import WindowReader
+from bottleneck.models.heads import HeadConfig
+from bottleneck.table.table import FeaturesTable
+from bottleneck.training.fit_config import FitConfig
+from bottleneck.training.fitting import HeadFitter
+from bottleneck.training.windows import WindowReader
 
 SHAPE = (3, 3, 16)
 EPOCHS = 3

@@ -11,10 +11,12 @@ import numpy as np
 import pyarrow as pa
 from coloured import Colour, draw
 
-from bottleneck.features import FeaturesTable, Snapshot
-from bottleneck.shards import SCHEMA, features_array, write_shard
 from bottleneck.spec import FeatureSpec
-from bottleneck.table_location import filesystem_of
+from bottleneck.table.columns import SCHEMA, features_array
+from bottleneck.table.location import filesystem_of
+from bottleneck.table.shards import write_shard
+from bottleneck.table.snapshot import Snapshot
+from bottleneck.table.table import FeaturesTable
 
 #: What `--backbone channel-means --weights none` with images of 8 by 8 pixels would write.
 SPEC = FeatureSpec(

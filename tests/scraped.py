@@ -9,8 +9,8 @@ import pytest
 import ray
 from prometheus_client.parser import text_string_to_metric_families
 
-from bottleneck.run_metrics import METRICS, STAGE_SECONDS
-from bottleneck.summary import Summary
+from bottleneck.incremental.counters import METRICS, STAGE_SECONDS
+from bottleneck.incremental.summary import Summary
 
 #: Figures by name and, where it has one, status: ``{"ray_bottleneck_images_total ok": 38.0}``.
 Figures = dict[str, float]

@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from bottleneck.features import FeaturesTable, Snapshot
-from bottleneck.shards import SCHEMA, Shard, features_array, read_columns, write_shard
 from bottleneck.spec import FeatureSpec
-from bottleneck.table_location import filesystem_of
-from bottleneck.training_rows import FeatureRows
+from bottleneck.table.columns import SCHEMA, features_array
+from bottleneck.table.location import filesystem_of
+from bottleneck.table.shards import Shard, read_columns, write_shard
+from bottleneck.table.snapshot import Snapshot
+from bottleneck.table.table import FeaturesTable
+from bottleneck.training.rows import FeatureRows
 
 #: Too few, many and some: shards of a table are never of one size.
 UNEVEN = (100, 350, 150)

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from shared_files import SHARED, needs
 
-from bottleneck.backbone_registry import BACKBONES, FAMILIES, BackboneConfig, canonical_name
-from bottleneck.backbones import Backbone
+from bottleneck.backbones.backbone import Backbone
+from bottleneck.backbones.config import BackboneConfig
+from bottleneck.backbones.families import BACKBONES, FAMILIES, canonical_name
+from bottleneck.backbones.keras_models import _preprocessed, build_model
+from bottleneck.backbones.precision import Hardware, cpu_flags, resolve_precision
+from bottleneck.backbones.weight_loading import layer_names
 from bottleneck.errors import BackboneError, SpecMismatchError
-from bottleneck.keras_models import _preprocessed, build_model
-from bottleneck.precision import Hardware, cpu_flags, resolve_precision
 from bottleneck.spec import FeatureSpec, require_equal
-from bottleneck.weight_loading import layer_names
 
 WEIGHTS = SHARED / "weights"
 needs_shared = needs(WEIGHTS)
@@ -295,7 +296,7 @@ def test_pooling_needs_a_map():
         image_size=(32, 32),
         layer="expanded_conv_squeeze_excite_conv_1",
     )
-    from bottleneck import keras_models
+    from bottleneck.backbones import keras_models
 
     flat = keras_models.build_model(config, "float32").model.output
     assert flat.shape[1:] == (1, 1, 16)
@@ -380,7 +381,7 @@ def test_channel_means_tell_which_image_they_are_of():
 
 def test_channel_means_need_no_keras():
     code = (
-        "import sys, numpy as np; from bottleneck.backbones import Backbone\n"
+        "import sys, numpy as np; from bottleneck.backbones.backbone import Backbone\n"
         "Backbone.of('channel-means')(np.zeros((1, 32, 32, 3), np.uint8))\n"
         "print('keras' in sys.modules, 'ray' in sys.modules)"
     )
@@ -393,7 +394,7 @@ def test_channel_means_need_no_keras():
 
 def test_threads_are_set_before_tensorflow_runs_or_refused():
     code = """
-from bottleneck.backbones import configure_backend
+from bottleneck.backbones.runtime import configure_backend
 configure_backend(1)
 import tensorflow as tf
 tf.zeros(1)

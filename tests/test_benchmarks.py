@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import ray
 
-from bottleneck.images import DecodeOptions, decode
+from bottleneck.images.decoding import DecodeOptions, decode
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 

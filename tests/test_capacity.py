@@ -14,11 +14,13 @@ import pytest
 import ray
 from coloured import draw, numbered
 
-from bottleneck import capacity, cluster, progress
-from bottleneck.capacity import Capacity, StallWatch
-from bottleneck.config import ExtractConfig
-from bottleneck.extraction import extract
-from bottleneck.placement import ActorSizing
+from bottleneck.cluster import nodes as cluster_nodes
+from bottleneck.cluster.sizing import ActorSizing
+from bottleneck.console import progress
+from bottleneck.extraction.config import ExtractConfig
+from bottleneck.extraction.job import extract
+from bottleneck.incremental import capacity
+from bottleneck.incremental.capacity import Capacity, StallWatch
 
 
 class Clock:
@@ -28,8 +30,8 @@ class Clock:
         self.now = 1_000.0
         self.lost = 0
         monkeypatch.setattr(capacity.time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(capacity.cluster, "node_ids", lambda: frozenset({"a", "b"}))
-        monkeypatch.setattr(capacity.cluster, "lost_nodes", lambda before: self.lost)
+        monkeypatch.setattr(cluster_nodes, "node_ids", lambda: frozenset({"a", "b"}))
+        monkeypatch.setattr(cluster_nodes, "lost_nodes", lambda before: self.lost)
 
 
 @pytest.fixture
@@ -69,7 +71,7 @@ def test_waiting_is_no_stall_while_all_nodes_are_there(clock: Clock) -> None:
 
 def test_nodes_that_come_later_are_room_then(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     nodes: list[dict[str, float]] = [{"CPU": 4, "memory": 2**34}]
-    monkeypatch.setattr(capacity.cluster, "nodes", lambda: list(nodes))
+    monkeypatch.setattr(cluster_nodes, "nodes", lambda: list(nodes))
     found = Capacity(SimpleNamespace())  # type: ignore[arg-type]  # bounds of rows need one
     actor = ActorSizing(low=1, high=2, gpus=1, cpus=0, threads=0, memory_bytes=2**30)
     assert not found.has_room_for(actor)
@@ -96,9 +98,9 @@ def test_a_run_without_room_says_that_it_waits_and_does_not_give_up(
         precision="float32",
         gpus_per_actor=1.0,
     )
-    there = cluster.nodes()
+    there = cluster_nodes.nodes()
     to_come = {**there[0], "GPU": 1.0}
-    monkeypatch.setattr(cluster, "possible_nodes", lambda: [*there, to_come])
+    monkeypatch.setattr(cluster_nodes, "possible_nodes", lambda: [*there, to_come])
     monkeypatch.setattr(progress, "_LOG_INTERVAL_S", 1.0)
     context = ray.data.DataContext.get_current()
     monkeypatch.setattr(context, "execution_no_progress_timeout_s", 1)

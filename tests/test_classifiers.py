@@ -17,28 +17,28 @@ import pyarrow as pa
 import pytest
 from small_tables import spec, write_table
 
-from bottleneck import predictions
-from bottleneck.classifiers import (
+from bottleneck.backbones.weight_loading import set_random_weights
+from bottleneck.backbones.weights import file_sha256
+from bottleneck.errors import BackboneError, ModelError, SpecMismatchError, TableError
+from bottleneck.evaluation import evaluate
+from bottleneck.models.classifier import (
     Classifier,
     LocatedModel,
-    PredictionSpec,
-    imagenet_labels,
     load_classifier,
     load_head,
     locate_model,
     top_labels,
 )
-from bottleneck.errors import BackboneError, ModelError, SpecMismatchError, TableError
-from bottleneck.features import FeaturesTable, Snapshot
-from bottleneck.heads import HeadConfig, build_head, class_probabilities
-from bottleneck.model_files import ModelManifest, finish_model, keras_bytes, write_file
-from bottleneck.predictions import PredictionsTable, _spread, judge_predictions
-from bottleneck.schemas import PREDICTIONS
-from bottleneck.shards import write_shard
-from bottleneck.spec import FeatureSpec, require_equal
-from bottleneck.table_location import filesystem_of
-from bottleneck.weight_loading import set_random_weights
-from bottleneck.weights import file_sha256
+from bottleneck.models.files import ModelManifest, finish_model, keras_bytes, write_file
+from bottleneck.models.heads import HeadConfig, build_head, class_probabilities
+from bottleneck.models.imagenet import imagenet_labels
+from bottleneck.prediction.scoring import _spread, judge_predictions
+from bottleneck.spec import FeatureSpec, PredictionSpec, require_equal
+from bottleneck.table.location import filesystem_of
+from bottleneck.table.schemas import PREDICTIONS
+from bottleneck.table.shards import write_shard
+from bottleneck.table.snapshot import Snapshot
+from bottleneck.table.table import FeaturesTable, PredictionsTable
 
 # Of Keras, which reads its own variables in an old way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -458,7 +458,7 @@ def test_figures_of_huge_tables_are_from_drawn_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snapshot = write_predictions(str(tmp_path / "said"), ROWS, (3, 5))
-    monkeypatch.setattr(predictions, "_MOST_JUDGED", 3)
+    monkeypatch.setattr(evaluate, "_MOST_JUDGED", 3)
     found = judge_predictions(snapshot, LABELS, mistakes=9)
     assert (found.known, found.judged, len(found.mistakes)) == (5, 3, 3)
     assert found.evaluation is not None

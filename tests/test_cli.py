@@ -18,10 +18,10 @@ from deltalake import write_deltalake
 from s3_server import S3Server
 
 from bottleneck.cli import run_job
-from bottleneck.config import ExtractConfig
 from bottleneck.errors import RunFailedError
-from bottleneck.extraction import extract
-from bottleneck.summary import Summary
+from bottleneck.extraction.config import ExtractConfig
+from bottleneck.extraction.job import extract
+from bottleneck.incremental.summary import Summary
 
 JOB = Path(__file__).resolve().parents[1] / "jobs" / "extract.py"
 FAKE = ["--backbone=channel-means", "--weights=none", "--actors=1"]
@@ -274,7 +274,7 @@ def test_backbones_that_cannot_be_had_are_one_line_before_any_image_is_read(
     def never(*arguments: Any, **options: Any) -> None:
         raise AssertionError("the pipeline was started")
 
-    monkeypatch.setattr("bottleneck.run_loop.run_stages", never)
+    monkeypatch.setattr("bottleneck.incremental.loop.run_stages", never)
     given = [flag.format(photos=photos) for flag in flags]
     if not any(flag.startswith("--weights=") for flag in given):
         given.append("--weights=random:0")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import ray
 
-from bottleneck import cluster
+from bottleneck.cluster import connection
 from bottleneck.errors import RunFailedError
 
 
@@ -19,7 +19,7 @@ def test_a_cluster_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     with pytest.raises(RunFailedError) as caught:
-        cluster.connect("ray://nowhere:10001")
+        connection.connect("ray://nowhere:10001")
     assert str(caught.value) == (
         "cannot reach Ray at ray://nowhere:10001: Could not reach it; "
         "check --address and that the cluster is up"
@@ -49,7 +49,7 @@ def test_where_ray_is_looked_for(
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
     else:
         monkeypatch.setenv("RAY_ADDRESS", environment)
-    cluster.connect(address)
+    connection.connect(address)
     assert asked[0]["address"] == wanted
     # Sizes are only told to a Ray of our own; credentials to none.
     assert ("num_cpus" in asked[0]) == (wanted == "local")
@@ -74,6 +74,6 @@ def test_an_embedded_ray_that_starts_slowly_is_tried_again(
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
-    monkeypatch.setattr(cluster.time, "sleep", lambda seconds: None)
-    cluster.connect("local")
+    monkeypatch.setattr(connection.time, "sleep", lambda seconds: None)
+    connection.connect("local")
     assert tries == ["local"] * 3

@@ -37,7 +37,7 @@ from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.scripts.scripts import start as ray_start
 from ray_head import Head, running
 
-from bottleneck.features import FeaturesTable
+from bottleneck.table.table import FeaturesTable
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "cluster.yaml").read_text()
@@ -138,7 +138,8 @@ def test_the_files_that_nodes_get_suffice_to_install() -> None:
     assert all((ROOT / local).exists() for local in mounts.values())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     needed = {"pyproject.toml", "constraints.txt", project["project"]["readme"]}
-    needed |= set(project["tool"]["setuptools"]["packages"])
+    packages = project["tool"]["setuptools"]["packages"]["find"]["include"]
+    needed |= {name.removesuffix("*") for name in packages}
     assert needed == set(mounts.values())
 
 

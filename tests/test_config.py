@@ -10,17 +10,11 @@ from typing import Any
 
 import pytest
 
-from bottleneck.cli import parse
-from bottleneck.config import (
-    CommitInterval,
-    ExtractConfig,
-    actor_range,
-    commit_interval,
-    failure_limit,
-    field_names,
-    flag_of,
-)
+from bottleneck.config.checks import field_names, flag_of
+from bottleneck.config.parsing import parse
+from bottleneck.config.values import CommitInterval, actor_range, commit_interval, failure_limit
 from bottleneck.errors import BottleneckError, ConfigError, SourceError
+from bottleneck.extraction.config import ExtractConfig
 
 NAMES = [field.name for field in dataclasses.fields(ExtractConfig)]
 

@@ -19,7 +19,7 @@ from ray.cluster_utils import Cluster
 from ray_head import RAY, Head, add_node, cluster_of, running
 from s3_server import S3Server
 
-from bottleneck.features import FeaturesTable
+from bottleneck.table.table import FeaturesTable
 
 # A run takes half a minute on an idle machine, several on a loaded one, and a test has up to three.
 pytestmark = pytest.mark.timeout(1800)

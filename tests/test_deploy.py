@@ -27,9 +27,10 @@ from ray.autoscaler._private.kuberay.autoscaling_config import (
 from ray.autoscaler._private.util import validate_config
 from ray.scripts.scripts import start as ray_start
 
-from bottleneck.cli import parse
-from bottleneck.config import ExtractConfig, actor_range, commit_interval
-from bottleneck.run_metrics import METRICS
+from bottleneck.config.parsing import parse
+from bottleneck.config.values import actor_range, commit_interval
+from bottleneck.extraction.config import ExtractConfig
+from bottleneck.incremental.counters import METRICS
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"

@@ -13,13 +13,15 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
 
-from bottleneck.config import ExtractConfig, field_names, flag_of
-from bottleneck.features import FeaturesTable
-from bottleneck.predict_config import PredictConfig
-from bottleneck.shards import SCHEMA, features_array, write_shard
+from bottleneck.config.checks import field_names, flag_of
+from bottleneck.extraction.config import ExtractConfig
+from bottleneck.prediction.config import PredictConfig
 from bottleneck.spec import FeatureSpec
-from bottleneck.status_config import StatusConfig
-from bottleneck.train_config import TrainConfig
+from bottleneck.status.config import StatusConfig
+from bottleneck.table.columns import SCHEMA, features_array
+from bottleneck.table.shards import write_shard
+from bottleneck.table.table import FeaturesTable
+from bottleneck.training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (

@@ -13,12 +13,12 @@ import ray
 from coloured import colour, colours_of, draw, numbered, png, read
 
 from bottleneck.cli import run_job
-from bottleneck.config import ExtractConfig
 from bottleneck.errors import SpecMismatchError, TableError
-from bottleneck.extraction import extract
-from bottleneck.features import FeaturesTable
-from bottleneck.maintenance import maintain
-from bottleneck.summary import Summary
+from bottleneck.extraction.config import ExtractConfig
+from bottleneck.extraction.job import extract
+from bottleneck.extraction.maintenance import maintain
+from bottleneck.incremental.summary import Summary
+from bottleneck.table.table import FeaturesTable
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

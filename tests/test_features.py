@@ -24,13 +24,14 @@ from colour_shards import put
 from deltalake import DeltaTable, write_deltalake
 from s3_server import S3Server, _Handler
 
-from bottleneck import shards, table_log
 from bottleneck.errors import ConflictError, TableError
-from bottleneck.features import FeaturesTable, Snapshot
-from bottleneck.shards import SCHEMA
 from bottleneck.spec import FeatureSpec
-from bottleneck.table_location import filesystem_of
-from bottleneck.table_log import TableLog
+from bottleneck.table import log, shards
+from bottleneck.table.columns import SCHEMA
+from bottleneck.table.location import filesystem_of
+from bottleneck.table.log import TableLog
+from bottleneck.table.snapshot import Snapshot
+from bottleneck.table.table import FeaturesTable
 
 SPEC = FeatureSpec(
     backbone="channel-means",
@@ -87,11 +88,11 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 _COMMITTER = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
-from bottleneck import table_log
-from bottleneck.features import FeaturesTable
+from bottleneck.table import log
+from bottleneck.table.table import FeaturesTable
 from colour_shards import put
 uri, image, attempts = sys.argv[2:5]
-table_log._ATTEMPTS = int(attempts)
+log._ATTEMPTS = int(attempts)
 table = FeaturesTable.open(uri)
 base = table.snapshot()
 shard = put(uri, image)
@@ -112,7 +113,7 @@ class Committer:
     server of this process could not answer.
     """
 
-    def __init__(self, uri: str, image: str, attempts: int = table_log._ATTEMPTS) -> None:
+    def __init__(self, uri: str, image: str, attempts: int = log._ATTEMPTS) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-c", _COMMITTER, Path(__file__).parent, uri, image, str(attempts)],
             stdin=subprocess.PIPE,

@@ -8,12 +8,12 @@ import pyarrow as pa
 import pytest
 from coloured import colour, png
 
-from bottleneck import fetch_stage
-from bottleneck.fetch_stage import FETCH_BYTES, fetch_and_decode, fetch_in_order, fetch_ranges
-from bottleneck.images import DecodeOptions
-from bottleneck.pipeline import PipelineConfig
-from bottleneck.plan import WORK_SCHEMA
-from bottleneck.storage import Fetcher
+from bottleneck.images.decoding import DecodeOptions
+from bottleneck.incremental.work import WORK_SCHEMA
+from bottleneck.pipeline import fetching
+from bottleneck.pipeline.fetching import FETCH_BYTES, fetch_and_decode, fetch_in_order, fetch_ranges
+from bottleneck.pipeline.stages import PipelineConfig
+from bottleneck.storage.fetcher import Fetcher
 
 MB = 1_000_000
 
@@ -64,7 +64,7 @@ def test_blocks_do_not_depend_on_how_files_are_read(
     assert pa.concat_tables(whole)["image"].to_pylist() == work["image"].to_pylist()
     assert whole[0]["status"].to_pylist() == ["ok"] * 3 + ["missing"] + ["ok"] * 4
     # Three files at a time: ranges that end within blocks.
-    monkeypatch.setattr(fetch_stage, "FETCH_BYTES", 3 * max(work["bytes"].to_pylist()))
+    monkeypatch.setattr(fetching, "FETCH_BYTES", 3 * max(work["bytes"].to_pylist()))
     assert len(fetch_ranges(work["bytes"], 8)) == 7
     again = [block.drop_columns(seconds) for block in fetch_and_decode(work, config=config)]
     assert again == whole

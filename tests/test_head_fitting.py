@@ -20,10 +20,11 @@ import pytest
 from head_worker import CASES, EPOCHS, SHAPE, classes_of, fit_case
 from small_tables import feature_rows, write_table
 
-from bottleneck.features import Snapshot
-from bottleneck.head_fitting import FitConfig, HeadFitter
-from bottleneck.heads import HeadConfig, build_head
-from bottleneck.training_rows import WindowReader
+from bottleneck.models.heads import HeadConfig, build_head
+from bottleneck.table.snapshot import Snapshot
+from bottleneck.training.fit_config import FitConfig
+from bottleneck.training.fitting import HeadFitter
+from bottleneck.training.windows import WindowReader
 
 # Of Keras, which reads its own variables in an old way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from bottleneck.heads import (
+from bottleneck.models.files import keras_bytes, load_keras
+from bottleneck.models.heads import (
     HeadConfig,
     build_head,
     class_probabilities,
     dense_part,
     set_standardization,
 )
-from bottleneck.model_files import keras_bytes, load_keras
 
 # Of Keras, which reads its own variables in an old way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -14,9 +14,11 @@ import pytest
 from PIL import Image, ImageDraw
 from shared_files import SHARED, needs
 
-from bottleneck import images
 from bottleneck.errors import ConfigError
-from bottleneck.images import FORMATS, STATUSES, Decoded, DecodeOptions, decode
+from bottleneck.images import decoding
+from bottleneck.images.decoding import Decoded, DecodeOptions, decode
+from bottleneck.images.formats import FORMATS
+from bottleneck.images.statuses import STATUSES
 
 AWKWARD = SHARED / "data" / "awkward"
 PILLOW = AWKWARD / "pillow"
@@ -325,8 +327,8 @@ def test_fast_stays_within_the_stated_tolerance(monkeypatch: pytest.MonkeyPatch)
     cases = large + [(path.read_bytes(), 40) for path in photos]
     filters = ("bilinear", "bicubic", "lanczos", "hamming")
     reduced, whole = [], []
-    for margin, results in ((images.REDUCTION_MARGIN, reduced), (10**6, whole)):
-        monkeypatch.setattr(images, "REDUCTION_MARGIN", margin)
+    for margin, results in ((decoding.REDUCTION_MARGIN, reduced), (10**6, whole)):
+        monkeypatch.setattr(decoding, "REDUCTION_MARGIN", margin)
         for number, (data, side) in enumerate(cases):
             resize = ("squash", "crop", "pad")[number % 3]
             options = {"resize": resize, "interpolation": filters[number % 4]}
@@ -430,7 +432,7 @@ def test_own_limits_and_not_pillows_global_one(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_default_limit_is_pillows() -> None:
     assert Image.MAX_IMAGE_PIXELS is not None
-    assert 2 * Image.MAX_IMAGE_PIXELS - images.DEFAULT_MAX_PIXELS in (0, 1)
+    assert 2 * Image.MAX_IMAGE_PIXELS - decoding.DEFAULT_MAX_PIXELS in (0, 1)
 
 
 # Bad data

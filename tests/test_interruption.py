@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from s3_server import S3Server
 
-from bottleneck.interruption import InterruptedRunError, Interruption
+from bottleneck.console.interruption import InterruptedRunError, Interruption
 
 _RUN = """
 import os, sys, time
 from dataclasses import dataclass
 from bottleneck.cli import run_job
-from bottleneck.interruption import Interruption
-from bottleneck.summary import Summary
+from bottleneck.console.interruption import Interruption
+from bottleneck.incremental.summary import Summary
 
 @dataclass(frozen=True)
 class Config:
@@ -120,9 +120,9 @@ def test_a_listing_that_is_stopped_is_no_broken_source(
     code = (
         "import os, sys\n"
         "from bottleneck.cli import run_job\n"
-        "from bottleneck.config import ExtractConfig\n"
-        "from bottleneck.interruption import Interruption\n"
-        "from bottleneck.sources import list_images\n"
+        "from bottleneck.extraction.config import ExtractConfig\n"
+        "from bottleneck.console.interruption import Interruption\n"
+        "from bottleneck.sources.listing import list_images\n"
         "def job(config):\n"
         "    with Interruption():\n"
         "        os.write(1, b'ready\\n')\n"
@@ -145,9 +145,9 @@ def test_maintenance_is_stopped_with_a_message_too(
 ) -> None:
     code = (
         "import os, sys, time\n"
-        "from bottleneck import maintenance\n"
+        "from bottleneck.extraction import maintenance\n"
         "from bottleneck.cli import run_job\n"
-        "from bottleneck.config import ExtractConfig\n"
+        "from bottleneck.extraction.config import ExtractConfig\n"
         "def wait(uri):\n"
         "    os.write(1, b'ready\\n')\n"
         "    time.sleep(300)\n"

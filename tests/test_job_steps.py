@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from bottleneck.config import ExtractConfig
+from bottleneck.console.interruption import Interruption
 from bottleneck.errors import ConflictError
-from bottleneck.interruption import Interruption
-from bottleneck.job_steps import settle
-from bottleneck.summary import Summary
+from bottleneck.extraction.config import ExtractConfig
+from bottleneck.incremental.run import settle
+from bottleneck.incremental.summary import Summary
 
 CONFIG = ExtractConfig(images="i", features="f", take_over=True)
 

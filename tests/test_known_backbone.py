@@ -11,14 +11,16 @@ from coloured import draw, numbered
 from small_tables import spec
 
 import bottleneck
-from bottleneck import cluster, known_backbone
-from bottleneck.backbone_registry import BackboneConfig
-from bottleneck.config import ExtractConfig
+from bottleneck.backbones.config import BackboneConfig
+from bottleneck.cluster import connection
 from bottleneck.errors import RunFailedError, SpecMismatchError
-from bottleneck.extraction import extract
-from bottleneck.features import FeaturesTable, Snapshot
-from bottleneck.known_backbone import knows_backbone, remember_backbone, settings_digest
-from bottleneck.summary import Summary
+from bottleneck.extraction import known_backbone
+from bottleneck.extraction.config import ExtractConfig
+from bottleneck.extraction.job import extract
+from bottleneck.extraction.known_backbone import knows_backbone, remember_backbone, settings_digest
+from bottleneck.incremental.summary import Summary
+from bottleneck.table.snapshot import Snapshot
+from bottleneck.table.table import FeaturesTable
 
 READ = ("squash", "bilinear", "fast")
 
@@ -36,7 +38,7 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(address: str | None) -> None:
         raise RunFailedError("no Ray here")
 
-    monkeypatch.setattr(cluster, "connect", refuse)
+    monkeypatch.setattr(connection, "connect", refuse)
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -18,12 +18,12 @@ from deltalake import DeltaTable
 from s3_server import S3Server
 from small_tables import spec, write_table
 
-from bottleneck import lease
-from bottleneck.config import ExtractConfig
 from bottleneck.errors import ConflictError, TableBusyError
-from bottleneck.features import FeaturesTable
-from bottleneck.lease import Holder, Lease, require_free
-from bottleneck.maintenance import maintain
+from bottleneck.extraction.config import ExtractConfig
+from bottleneck.extraction.maintenance import maintain
+from bottleneck.table import lease
+from bottleneck.table.lease import Holder, Lease, require_free
+from bottleneck.table.table import FeaturesTable
 
 _VALUES = np.ones((4, 3), np.float32)
 
@@ -132,8 +132,8 @@ def test_a_lease_that_nobody_renewed_is_over(
 def test_a_process_of_this_machine_that_is_gone_holds_nothing(table: FeaturesTable) -> None:
     code = (
         "import os, sys\n"
-        "from bottleneck.features import FeaturesTable\n"
-        "from bottleneck.lease import Lease\n"
+        "from bottleneck.table.table import FeaturesTable\n"
+        "from bottleneck.table.lease import Lease\n"
         "Lease(FeaturesTable.open(sys.argv[1]).log, 'killed').__enter__()\n"
         "os.kill(os.getpid(), 9)\n"
     )

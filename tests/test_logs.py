@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 from coloured import draw, numbered
 
-from bottleneck import logs
 from bottleneck.cli import run_job
-from bottleneck.config import ExtractConfig
+from bottleneck.console import logs
+from bottleneck.console.progress import Progress
 from bottleneck.errors import RunFailedError
-from bottleneck.extraction import extract
-from bottleneck.progress import Progress
-from bottleneck.summary import Summary
+from bottleneck.extraction.config import ExtractConfig
+from bottleneck.extraction.job import extract
+from bottleneck.incremental.summary import Summary
 
 ROOT = Path(__file__).resolve().parents[1]
 LOG = logging.getLogger("bottleneck.somewhere")
@@ -89,7 +89,7 @@ def test_a_record_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     (line,) = json_lines(capsys.readouterr().err)
     assert {name: line[name] for name in line if name != "time"} == {
         "level": "INFO",
-        "logger": "bottleneck.logs",
+        "logger": "bottleneck.console.logs",
         "run": run,
         "event": "progress",
         "message": "epoch 2/9",

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bottleneck import metrics
 from bottleneck.errors import ConfigError
-from bottleneck.intervals import Interval, basic, percentile, resamples, wilson
-from bottleneck.metrics import evaluate, printable
+from bottleneck.evaluation import evaluate as evaluation_evaluate
+from bottleneck.evaluation.evaluate import evaluate
+from bottleneck.evaluation.figures import printable
+from bottleneck.evaluation.intervals import Interval, basic, percentile, resamples, wilson
 
 LABELS = ("ant", "bee", "cat")
 TRUTH = np.array([0, 0, 1, 2])
@@ -188,7 +189,7 @@ def test_equal_arguments_give_equal_figures() -> None:
 def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     truth, probabilities = drawn(100, 7)
     whole = evaluate(list("abcdefg"), truth, probabilities).to_json()
-    monkeypatch.setattr(metrics, "_BLOCK_ELEMENTS", 3 * 7)
+    monkeypatch.setattr(evaluation_evaluate, "_BLOCK_ELEMENTS", 3 * 7)
     assert evaluate(list("abcdefg"), truth, probabilities).to_json() == whole
 
 

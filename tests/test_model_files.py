@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from small_tables import spec
 
-from bottleneck import model_files
 from bottleneck.errors import ModelError
-from bottleneck.model_files import (
+from bottleneck.models import files as models_files
+from bottleneck.models.files import (
     FileRecord,
     ModelManifest,
     finish_model,
@@ -29,7 +29,8 @@ from bottleneck.model_files import (
     write_file,
 )
 from bottleneck.spec import FeatureSpec
-from bottleneck.storage import join_uri, read_bytes, write_bytes
+from bottleneck.storage.files import read_bytes, write_bytes
+from bottleneck.storage.uris import join_uri
 
 # Of Keras, which reads its own variables in an old way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -108,7 +109,7 @@ def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.Monkey
         assert not model_exists(str(tmp_path / "pets"))
         write_bytes(uri, data)
 
-    monkeypatch.setattr(model_files, "write_bytes", watched)
+    monkeypatch.setattr(models_files, "write_bytes", watched)
     write(str(tmp_path / "pets"), labels_json=b"[]", report_html=b"<html>")
     assert written == ["head.keras", "model.keras", "labels.json", "report.html", "model.json"]
     assert model_exists(str(tmp_path / "pets"))

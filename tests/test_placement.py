@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from bottleneck.config import ExtractConfig
+from bottleneck.cluster.sizing import ActorMemory, ActorSizing, size_actors, size_batch
 from bottleneck.errors import ConfigError
-from bottleneck.placement import ActorMemory, ActorSizing, size_actors, size_batch
+from bottleneck.extraction.config import ExtractConfig
 
 
 def sized(*nodes: tuple[float, float], **options: Any) -> ActorSizing:

@@ -14,13 +14,15 @@ import pyarrow.fs as pafs
 import pytest
 from test_features import SPEC
 
-from bottleneck import shards
-from bottleneck.estimate import estimate_run
-from bottleneck.features import CommitRecord, Snapshot
-from bottleneck.known_archives import recall_archives, remember_archives
-from bottleneck.plan import WORK_SCHEMA, Plan, make_plan
-from bottleneck.shards import SCHEMA
-from bottleneck.sources import LISTING_SCHEMA
+from bottleneck.incremental.estimate import estimate_run
+from bottleneck.incremental.known_archives import recall_archives, remember_archives
+from bottleneck.incremental.plan import Plan, make_plan
+from bottleneck.incremental.work import WORK_SCHEMA
+from bottleneck.sources.rows import LISTING_SCHEMA
+from bottleneck.table import shards
+from bottleneck.table.columns import SCHEMA
+from bottleneck.table.snapshot import Snapshot
+from bottleneck.table.table import CommitRecord
 
 LOCAL = pafs.LocalFileSystem()
 

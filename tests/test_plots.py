@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bottleneck import plots
 from bottleneck.errors import ConfigError
-from bottleneck.metrics import evaluate
-from bottleneck.plots import confusion_matrix, learning_curves, reliability_diagram
+from bottleneck.evaluation import charts
+from bottleneck.evaluation.charts import confusion_matrix, learning_curves, reliability_diagram
+from bottleneck.evaluation.evaluate import evaluate
 
 ODD = [
     "$x^2$ costs $5",
@@ -41,7 +41,7 @@ DPI = 40
 @pytest.fixture(autouse=True)
 def coarse_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes files small: what is looked at here does not depend on it."""
-    monkeypatch.setattr(plots, "_DPI", DPI)
+    monkeypatch.setattr(charts, "_DPI", DPI)
 
 
 def opened(png: bytes) -> Image.Image:
@@ -77,8 +77,8 @@ def test_matrices_grow_with_their_classes() -> None:
 def test_of_too_many_classes_those_with_mistakes_are_shown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(plots, "_CLASSES_SHOWN", 6)
-    monkeypatch.setattr(plots, "_CLASSES_CHOSEN", 3)
+    monkeypatch.setattr(charts, "_CLASSES_SHOWN", 6)
+    monkeypatch.setattr(charts, "_CLASSES_CHOSEN", 3)
     labels = [f"class {number}" for number in range(7)]
     counts = 10 * np.eye(7, dtype=np.int64)
     counts[2, 5] = counts[5, 6] = 3
@@ -166,7 +166,7 @@ def test_reliability_diagram() -> None:
 def test_drawing_leaves_the_state_of_matplotlib_alone() -> None:
     code = (
         "import sys, matplotlib; before = dict(matplotlib.rcParams);"
-        "from bottleneck.plots import confusion_matrix; confusion_matrix(['a'], [[1]]);"
+        "from bottleneck.evaluation.charts import confusion_matrix; confusion_matrix(['a'], [[1]]);"
         "unchanged = dict(matplotlib.rcParams) == before; from matplotlib import pyplot;"
         "print(pyplot.get_fignums(), unchanged, sorted({'ray', 'keras'} & set(sys.modules)))"
     )

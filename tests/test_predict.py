@@ -15,12 +15,12 @@ from labelled import SPEC, ThreeLabels, draw_images, labelled_colours, write_tab
 from scraped import require_served
 
 from bottleneck.cli import run_job
-from bottleneck.features import FeaturesTable
-from bottleneck.model_files import load_keras, read_file, read_manifest
-from bottleneck.predict_config import PredictConfig
-from bottleneck.prediction import PredictSummary, predict
-from bottleneck.predictions import PredictionsTable
-from bottleneck.storage import read_bytes
+from bottleneck.models.files import load_keras, read_file, read_manifest
+from bottleneck.prediction.config import PredictConfig
+from bottleneck.prediction.job import predict
+from bottleneck.prediction.summary import PredictSummary
+from bottleneck.storage.files import read_bytes
+from bottleneck.table.table import FeaturesTable, PredictionsTable
 
 LABELS = ("red", "green", "blue")
 

@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from bottleneck import progress
-from bottleneck.formatting import format_bytes, format_duration, format_seconds
-from bottleneck.progress import Progress
+from bottleneck.console import progress
+from bottleneck.console.formatting import format_bytes, format_duration, format_seconds
+from bottleneck.console.progress import Progress
 
 
 class Terminal(io.StringIO):

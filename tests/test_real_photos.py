@@ -14,13 +14,12 @@ from coloured import read, read_snapshot
 from s3_server import S3Server
 from test_extract import counts, run
 
-from bottleneck.features import FeaturesTable
-from bottleneck.images import STATUSES
-from bottleneck.predict_config import PredictConfig
-from bottleneck.prediction import predict
-from bottleneck.predictions import PredictionsTable
-from bottleneck.train_config import TrainConfig
-from bottleneck.training import train
+from bottleneck.images.statuses import STATUSES
+from bottleneck.prediction.config import PredictConfig
+from bottleneck.prediction.job import predict
+from bottleneck.table.table import FeaturesTable, PredictionsTable
+from bottleneck.training.config import TrainConfig
+from bottleneck.training.job import train
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -147,7 +146,7 @@ load = lambda name: keras.utils.load_img(Path(sys.argv[2]) / name, target_size=s
                                          interpolation="bilinear")
 images = numpy.stack([numpy.array(load(name), numpy.uint8) for name in names])
 print(json.dumps(dict(zip(names, model.predict(images, verbose=0).tolist()))))
-assert not {"ray", "bottleneck.heads"} & sys.modules.keys()
+assert not {"ray", "bottleneck.models.heads"} & sys.modules.keys()
 """
     done = subprocess.run(
         [sys.executable, "-c", script, model / "model.keras", folder],

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bottleneck.metrics import Evaluation, evaluate
-from bottleneck.plots import confusion_matrix, learning_curves, reliability_diagram
-from bottleneck.report import Mistake, prediction_report, training_report
+from bottleneck.evaluation.charts import confusion_matrix, learning_curves, reliability_diagram
+from bottleneck.evaluation.evaluate import evaluate
+from bottleneck.evaluation.figures import Evaluation
+from bottleneck.evaluation.pages import Mistake, prediction_report, training_report
 
 EVIL = "<script>alert('1')</script>"
 QUOTES = '"\' onerror=alert(2) x="'

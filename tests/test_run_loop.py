@@ -12,14 +12,14 @@ import ray
 from coloured import colour, colours_of, draw, numbered, png, read
 from s3_server import S3Server
 
-from bottleneck import tasks
-from bottleneck.config import ExtractConfig
 from bottleneck.errors import RunFailedError
-from bottleneck.extraction import extract
-from bottleneck.features import FeaturesTable
-from bottleneck.fetch_stage import fetch_and_decode
-from bottleneck.pipeline import BackbonePipeline
-from bottleneck.summary import Summary
+from bottleneck.extraction.config import ExtractConfig
+from bottleneck.extraction.job import extract
+from bottleneck.extraction.stages import BackbonePipeline
+from bottleneck.incremental.summary import Summary
+from bottleneck.pipeline import writing
+from bottleneck.pipeline.fetching import fetch_and_decode
+from bottleneck.table.table import FeaturesTable
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -31,8 +31,8 @@ def run(images: Path | str, table: Path, **options: Any) -> Summary:
 
 
 @ray.remote(num_cpus=0)
-def slow_write(*arguments: Any) -> tasks.Written:
-    written: tasks.Written = tasks.write_blocks._function(*arguments)
+def slow_write(*arguments: Any) -> writing.Written:
+    written: writing.Written = writing.write_blocks._function(*arguments)
     time.sleep(0.7)
     return written
 
@@ -45,7 +45,7 @@ def test_a_pipeline_that_is_faster_than_its_storage_commits_in_time(
     s3.create_bucket("steady", {name: png(value, (8, 8)) for name, value in wanted.items()})
     # Blocks come steadily, some in a second, for seconds.
     s3.delay_s = 0.15
-    monkeypatch.setattr(tasks, "write_blocks", slow_write)
+    monkeypatch.setattr(writing, "write_blocks", slow_write)
     summary = run(
         "s3://steady/", tmp_path / "table", commit_every="1s", fetch_concurrency=2, shard_mb=1.0
     )

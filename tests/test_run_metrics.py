@@ -16,10 +16,10 @@ from ray_head import Head, free_port, running
 from scraped import embedded_port, figures_in, figures_of, figures_once, require_served
 
 from bottleneck.cli import run_job
-from bottleneck.config import ExtractConfig
-from bottleneck.extraction import extract
-from bottleneck.maintenance import maintain
-from bottleneck.summary import Summary
+from bottleneck.extraction.config import ExtractConfig
+from bottleneck.extraction.job import extract
+from bottleneck.extraction.maintenance import maintain
+from bottleneck.incremental.summary import Summary
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -45,9 +45,13 @@ from coloured import colour, png, read_snapshot
 from deltalake import DeltaTable
 from s3_server import S3Server
 
-from bottleneck import cli, logs
-from bottleneck.backbones import BackboneConfig
-from bottleneck.config import ExtractConfig
+from bottleneck.backbones.config import BackboneConfig
+from bottleneck.backbones.keras_models import build_model
+from bottleneck.backbones.weight_loading import load_weights
+from bottleneck.backbones.weights import resolve_weights
+from bottleneck.config import parsing
+from bottleneck.console import logs
+from bottleneck.console.redaction import redact_text
 from bottleneck.errors import (
     BackboneError,
     BottleneckError,
@@ -56,20 +60,19 @@ from bottleneck.errors import (
     SourceError,
     TableError,
 )
-from bottleneck.features import FeaturesTable
-from bottleneck.keras_models import build_model
-from bottleneck.model_files import keras_bytes, load_keras, read_manifest
-from bottleneck.object_stores import StoreOptions, open_store
-from bottleneck.sources import list_images
-from bottleneck.status import Run, Size, Status
-from bottleneck.status_plots import page as status_page
-from bottleneck.storage import Fetcher, FetchRequest, read_bytes, redact_text
-from bottleneck.table_location import filesystem_of
-from bottleneck.train_config import TrainConfig, as_flags
-from bottleneck.training import train
-from bottleneck.training_worker import load_state
-from bottleneck.weight_loading import load_weights
-from bottleneck.weights import resolve_weights
+from bottleneck.extraction.config import ExtractConfig
+from bottleneck.models.files import keras_bytes, load_keras, read_manifest
+from bottleneck.sources.listing import list_images
+from bottleneck.status.charts import page as status_page
+from bottleneck.status.history import Run, Size, Status
+from bottleneck.storage.fetcher import Fetcher, FetchRequest
+from bottleneck.storage.files import read_bytes
+from bottleneck.storage.object_stores import StoreOptions, open_store
+from bottleneck.table.location import filesystem_of
+from bottleneck.table.table import FeaturesTable
+from bottleneck.training.checkpoint import load_state
+from bottleneck.training.config import TrainConfig, as_flags
+from bottleneck.training.job import train
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -413,7 +416,7 @@ def test_configuration_files_run_nothing(tmp_path: Path, marker: Path) -> None:
     text = f"images: !!python/object/apply:os.system ['touch {marker}']\nfeatures: table\n"
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(ConfigError, match="could not determine a constructor for the tag"):
-        cli.parse(ExtractConfig, ["--config", str(tmp_path / "c.yaml")])
+        parsing.parse(ExtractConfig, ["--config", str(tmp_path / "c.yaml")])
 
 
 def _with_config(data: bytes, change: Callable[[dict[str, Any]], None]) -> bytes:
@@ -739,12 +742,12 @@ def test_names_add_nothing_to_the_status_page(name: str) -> None:
 _JOBS = """
 import json, runpy, sys
 from bottleneck.cli import run_job
-from bottleneck.config import ExtractConfig
-from bottleneck.extraction import extract
-from bottleneck.predict_config import PredictConfig
-from bottleneck.prediction import predict
-from bottleneck.train_config import TrainConfig
-from bottleneck.training import train
+from bottleneck.extraction.config import ExtractConfig
+from bottleneck.extraction.job import extract
+from bottleneck.prediction.config import PredictConfig
+from bottleneck.prediction.job import predict
+from bottleneck.training.config import TrainConfig
+from bottleneck.training.job import train
 
 if __name__ == "__main__":
     status = runpy.run_path(sys.argv[1])["main"]

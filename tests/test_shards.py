@@ -16,8 +16,11 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
-from bottleneck import shards
-from bottleneck.shards import SCHEMA, ShardWriter, merge_shards, ordered_runs, write_shard
+from bottleneck.table import columns as table_columns
+from bottleneck.table import shards
+from bottleneck.table.columns import SCHEMA
+from bottleneck.table.merging import merge_shards, ordered_runs
+from bottleneck.table.shards import ShardWriter, write_shard
 
 LOCAL = pafs.LocalFileSystem()
 LENGTH = 6
@@ -95,7 +98,7 @@ def test_the_file_is_plain_parquet_as_documented(tmp_path: Path) -> None:
     [(1, 8192), (3, 8192), (512, 2048), (1280, 1024), (25_088, 64), (25_089, 64), (10**6, 64)],
 )
 def test_row_groups_hold_about_as_much_whatever_the_features(length: int, rows: int) -> None:
-    assert shards.row_group_rows(length) == rows
+    assert table_columns.row_group_rows(length) == rows
 
 
 def test_row_groups_do_not_depend_on_how_the_rows_came(tmp_path: Path) -> None:
@@ -126,9 +129,9 @@ def test_round_trip_keeps_nulls_and_odd_names(tmp_path: Path) -> None:
 def test_special_floats_survive_bit_by_bit(tmp_path: Path) -> None:
     values = np.array([[0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45]], np.float32)
     table = rows_of(["a"]).set_column(
-        9, SCHEMA.field("features"), shards.features_array(values, np.array([True]))
+        9, SCHEMA.field("features"), table_columns.features_array(values, np.array([True]))
     )
-    back = shards.to_numpy(read(tmp_path, write(tmp_path, table))["features"], (6,))
+    back = table_columns.to_numpy(read(tmp_path, write(tmp_path, table))["features"], (6,))
     assert back.tobytes() == values.tobytes()
 
 
@@ -146,10 +149,10 @@ def test_reading_some_columns_in_the_order_asked_for(tmp_path: Path) -> None:
 
 def test_features_become_an_array_without_a_copy() -> None:
     values = np.arange(24, dtype=np.float32).reshape(4, 6)
-    column = shards.features_array(values, np.ones(4, bool))
+    column = table_columns.features_array(values, np.ones(4, bool))
     assert column.type == SCHEMA.field("features").type
     for features in (column, pa.chunked_array([column])):
-        back = shards.to_numpy(features, (1, 2, 3))
+        back = table_columns.to_numpy(features, (1, 2, 3))
         assert back.shape == (4, 1, 2, 3)
         assert np.shares_memory(back, values)
         assert np.array_equal(back.reshape(4, 6), values)
@@ -157,34 +160,34 @@ def test_features_become_an_array_without_a_copy() -> None:
 
 def test_to_numpy_takes_slices_chunks_and_nothing() -> None:
     values = np.arange(60, dtype=np.float32).reshape(10, 6)
-    column = shards.features_array(values, np.ones(10, bool))
-    sliced = shards.to_numpy(column.slice(3, 4), (6,))
+    column = table_columns.features_array(values, np.ones(10, bool))
+    sliced = table_columns.to_numpy(column.slice(3, 4), (6,))
     assert np.array_equal(sliced, values[3:7])
     assert np.shares_memory(sliced, values)
     chunks = pa.chunked_array([column.slice(0, 2), column.slice(5, 0), column.slice(2, 8)])
-    assert np.array_equal(shards.to_numpy(chunks, (2, 3)), values.reshape(10, 2, 3))
+    assert np.array_equal(table_columns.to_numpy(chunks, (2, 3)), values.reshape(10, 2, 3))
     for nothing in (
         column.slice(0, 0),
         pa.chunked_array([], column.type),
         pa.chunked_array([column.slice(0, 0)]),
     ):
-        empty = shards.to_numpy(nothing, (7, 7, 512))
+        empty = table_columns.to_numpy(nothing, (7, 7, 512))
         assert (empty.shape, empty.dtype) == ((0, 7, 7, 512), np.float32)
 
 
 @pytest.mark.parametrize("valid", [[True, True, True], [False, True, False], [False] * 3, []])
 def test_failed_rows_have_null_features(valid: list[bool]) -> None:
     values = np.arange(6 * sum(valid), dtype=np.float32).reshape(sum(valid), 6)
-    column = shards.features_array(values, np.array(valid, bool))
+    column = table_columns.features_array(values, np.array(valid, bool))
     left = iter(values.tolist())
     assert column.to_pylist() == [next(left) if good else None for good in valid]
     column.validate(full=True)
-    assert np.array_equal(shards.to_numpy(column.drop_null(), (6,)), values)
+    assert np.array_equal(table_columns.to_numpy(column.drop_null(), (6,)), values)
 
 
 def test_features_of_another_type_or_order_in_memory_are_converted() -> None:
     values = np.asfortranarray(np.arange(12, dtype=np.float64).reshape(2, 6))
-    column = shards.features_array(values, np.ones(2, bool))  # type: ignore[arg-type]
+    column = table_columns.features_array(values, np.ones(2, bool))  # type: ignore[arg-type]
     assert column.to_pylist() == values.tolist()
     assert column.type == pa.list_(pa.float32())
 
@@ -325,7 +328,7 @@ def test_several_shards_become_one_in_order(
 _MEMORY = """
 import random, sys
 import numpy as np, pyarrow as pa, pyarrow.fs as pafs
-from bottleneck import shards
+from bottleneck.table import columns, merging, shards
 
 root, case = sys.argv[1:]
 fs, L, N = pafs.LocalFileSystem(), 25_088, 1_200
@@ -337,7 +340,7 @@ def blocks():
         values[values < 0.7] = 0
         part = images[start:start + 50]
         yield pa.table([part, *[[None] * 50] * 6, ["ok"] * 50, [None] * 50,
-                        shards.features_array(values, np.ones(50, bool))], schema=shards.SCHEMA)
+                        columns.features_array(values, np.ones(50, bool))], schema=columns.SCHEMA)
 
 shard = shards.write_shard(fs, root, L, blocks())
 pool = pa.default_memory_pool()
@@ -349,7 +352,7 @@ if case == "renamed":
     drop = {}
     replace = {shard.path: {a: {"image": "x" + b} for a, b in zip(images[:400], shuffled)}}
 pa.set_memory_pool(pool := pa.system_memory_pool())
-new = shards.merge_shards(fs, root, L, [shard.path], drop=drop, replace=replace)
+new = merging.merge_shards(fs, root, L, [shard.path], drop=drop, replace=replace)
 print(new.rows, round(wrote / 1e6), round(pool.max_memory() / 1e6))
 """
 
@@ -427,7 +430,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, room: int) -> No
     values = rng.random((200, 25_088), np.float32)
     images = names(range(200))
     table = rows_of(images).set_column(
-        9, SCHEMA.field("features"), shards.features_array(values, np.ones(200, bool))
+        9, SCHEMA.field("features"), table_columns.features_array(values, np.ones(200, bool))
     )
     with pytest.raises(OSError, match="No space left on device"):
         write_shard(pafs.PyFileSystem(disk), str(tmp_path), 25_088, [table])

@@ -8,11 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bottleneck import source_archives
 from bottleneck.errors import SourceError
-from bottleneck.listing import LISTING_SCHEMA, Rules, with_layout
-from bottleneck.sources import list_images
-from bottleneck.storage import Fetcher, FetchRequest, write_bytes
+from bottleneck.sources import archives
+from bottleneck.sources.listing import list_images
+from bottleneck.sources.rows import LISTING_SCHEMA
+from bottleneck.sources.rules import Rules, with_layout
+from bottleneck.storage.fetcher import Fetcher, FetchRequest
+from bottleneck.storage.files import write_bytes
 
 ODD_NAMES = ["sp ace.jpg", "h#ash.jpg", "per%cent.jpg", "a%20b.jpg", "pl+us.jpg", "q?m.jpg"]
 ODD_NAMES += ["ünï.JPG", "日本.png", "amp&'.jpg", "[x]{y}.jpg"]
@@ -432,7 +434,7 @@ EXPECTED = [
 
 @pytest.mark.parametrize("read_ahead", [512, 4 * 1024 * 1024])
 def test_tar_shards_local_s3_and_memory(tmp_path, s3, monkeypatch, read_ahead):
-    monkeypatch.setattr(source_archives, "READ_AHEAD_BYTES", read_ahead)
+    monkeypatch.setattr(archives, "READ_AHEAD_BYTES", read_ahead)
     data = tar_of(MEMBERS)
     bucket = f"tars{read_ahead}"
     fill(tmp_path, {"s/0.tar": data})
@@ -464,7 +466,7 @@ def test_headers_of_small_members_do_not_cost_a_request_each(s3):
 
 
 def test_large_members_are_not_read(s3, monkeypatch):
-    monkeypatch.setattr(source_archives, "READ_AHEAD_BYTES", 1024)
+    monkeypatch.setattr(archives, "READ_AHEAD_BYTES", 1024)
     s3.create_bucket("large", {"a.tar": tar_of({f"{n}.jpg": bytes(100_000) for n in range(5)})})
     assert list_images("s3://large/a.tar").images.num_rows == 5
     assert s3.counts()["GET /large/a.tar"] <= 7
@@ -546,16 +548,16 @@ def test_malformed_label_in_an_archive(tmp_path):
 
 
 def test_archive_replaced_while_it_is_listed(s3, monkeypatch):
-    monkeypatch.setattr(source_archives, "READ_AHEAD_BYTES", 512)
+    monkeypatch.setattr(archives, "READ_AHEAD_BYTES", 512)
     s3.create_bucket("swap", {"a.tar": tar_of(MEMBERS)})
-    stat = source_archives._read_range
+    stat = archives._read_range
 
     def swapping(archive, start, end):
         if start >= 1024:
             s3.put_objects("swap", {"a.tar": tar_of({"x.jpg": bytes(9000)})})
         return stat(archive, start, end)
 
-    monkeypatch.setattr(source_archives, "_read_range", swapping)
+    monkeypatch.setattr(archives, "_read_range", swapping)
     assert message("s3://swap") == (
         "s3://swap/a.tar was replaced while it was being listed; run again"
     )
@@ -565,7 +567,7 @@ def test_archive_replaced_while_it_is_listed(s3, monkeypatch):
 
 
 def test_arrow_chunks_stay_bounded(monkeypatch, tmp_path):
-    monkeypatch.setattr("bottleneck.listing._CHUNK_ROWS", 2)
+    monkeypatch.setattr("bottleneck.sources.rows._CHUNK_ROWS", 2)
     fill(tmp_path, {f"{n}.jpg": b"" for n in range(5)})
     images = list_images(str(tmp_path)).images
     assert [chunk.num_rows for chunk in images.to_batches()] == [2, 2, 1]

@@ -116,9 +116,10 @@ def test_a_run_that_differs_is_refused_with_both_values_of_each_field():
 
 def test_nothing_here_loads_keras_or_ray():
     code = (
-        "import sys, bottleneck.spec, bottleneck.backbone_registry, bottleneck.weights,"
-        " bottleneck.weight_loading, bottleneck.keras_models, bottleneck.backbones\n"
-        "bottleneck.backbones.BackboneConfig('resnet50', pooling='avg')\n"
+        "import sys, bottleneck.spec, bottleneck.backbones.config, bottleneck.backbones.weights,"
+        " bottleneck.backbones.weight_loading, bottleneck.backbones.keras_models,"
+        " bottleneck.backbones.backbone\n"
+        "bottleneck.backbones.config.BackboneConfig('resnet50', pooling='avg')\n"
         "print(sorted({'keras', 'tensorflow', 'ray', 'jax', 'torch', 'h5py'} & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -15,9 +15,10 @@ import pytest
 from small_tables import add_rows, images_of, spec, write_table
 
 from bottleneck.errors import BottleneckError, ConfigError, SourceError, TableError
-from bottleneck.features import FeaturesTable, Snapshot
-from bottleneck.splits import SPLITS, LabelledRows, select_rows, side_of
-from bottleneck.train_config import TrainConfig
+from bottleneck.table.snapshot import Snapshot
+from bottleneck.table.table import FeaturesTable
+from bottleneck.training.config import TrainConfig
+from bottleneck.training.splits import SPLITS, LabelledRows, select_rows, side_of
 
 COUNT = 600
 #: ant has 300 rows, bee 200, cat 100, mixed through all shards.

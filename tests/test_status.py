@@ -16,16 +16,17 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from bottleneck.cli import parse
+from bottleneck.config.parsing import parse
+from bottleneck.console.formatting import format_bytes
 from bottleneck.errors import ConfigError, TableError
-from bottleneck.features import FeaturesTable
-from bottleneck.formatting import format_bytes
-from bottleneck.shards import SCHEMA, Shard, features_array, write_shard
 from bottleneck.spec import FeatureSpec
-from bottleneck.status import Run, Size, Status, table_status
-from bottleneck.status_config import StatusConfig
-from bottleneck.status_plots import draw, page
-from bottleneck.table_location import filesystem_of
+from bottleneck.status.charts import draw, page
+from bottleneck.status.config import StatusConfig
+from bottleneck.status.history import Run, Size, Status, table_status
+from bottleneck.table.columns import SCHEMA, features_array
+from bottleneck.table.location import filesystem_of
+from bottleneck.table.shards import Shard, write_shard
+from bottleneck.table.table import FeaturesTable
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from bottleneck.estimate import Estimate
-from bottleneck.summary import Summary, history_entry
+from bottleneck.incremental.estimate import Estimate
+from bottleneck.incremental.summary import Summary, history_entry
 
 
 def summary(**more: Any) -> Summary:

@@ -25,10 +25,10 @@ from s3_server import S3Server
 
 from bottleneck.cli import run_job
 from bottleneck.errors import ConfigError, ModelError
-from bottleneck.model_files import read_manifest
-from bottleneck.train_config import TrainConfig
-from bottleneck.train_summary import TrainSummary
-from bottleneck.training import train
+from bottleneck.models.files import read_manifest
+from bottleneck.training.config import TrainConfig
+from bottleneck.training.job import train
+from bottleneck.training.summary import TrainSummary
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
-from bottleneck.cli import parse
-from bottleneck.config import field_names, flag_of, worker_range
+from bottleneck.config.checks import field_names, flag_of
+from bottleneck.config.parsing import parse
+from bottleneck.config.values import parse_time, worker_range
 from bottleneck.errors import ConfigError
-from bottleneck.predict_config import PredictConfig
-from bottleneck.train_config import DEFAULTS, TrainConfig, as_flags, given_weights, parse_time
+from bottleneck.prediction.config import PredictConfig
+from bottleneck.training.config import TrainConfig, as_flags, given_weights
+from bottleneck.training.recipes import DEFAULTS
 
 Config = TrainConfig | PredictConfig
 

@@ -17,17 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 from small_tables import UNEVEN, feature_rows, write_table
 
-from bottleneck import shards, training_rows
 from bottleneck.errors import ConfigError
-from bottleneck.features import Snapshot
-from bottleneck.shards import row_group_rows
-from bottleneck.training_rows import (
-    FeatureRows,
-    Window,
-    WindowReader,
-    moments,
-    window_rows,
-)
+from bottleneck.table import columns
+from bottleneck.table.columns import row_group_rows
+from bottleneck.table.snapshot import Snapshot
+from bottleneck.training import rows as training_rows
+from bottleneck.training import windows as training_windows
+from bottleneck.training.rows import FeatureRows, window_rows
+from bottleneck.training.windows import Window, WindowReader, moments
 
 Array = npt.NDArray[Any]
 
@@ -58,14 +55,14 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
 @pytest.fixture
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     assert row_group_rows(25_088) == GROUP
-    monkeypatch.setattr(shards, "_MAX_GROUP_ROWS", GROUP)
+    monkeypatch.setattr(columns, "_MAX_GROUP_ROWS", GROUP)
 
 
 @pytest.fixture(scope="module")
 def long_table(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     values = long_values(np.arange(LONG_COUNT)).reshape(-1, *LONG_SHAPE)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "_MAX_GROUP_ROWS", GROUP)
+        patch.setattr(columns, "_MAX_GROUP_ROWS", GROUP)
         return write_table(tmp_path_factory.mktemp("long") / "table", values, shards=LONG_SHARDS)
 
 
@@ -447,7 +444,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
             seen.groups.append((self.place, number))
             return super().read_row_group(number, **options)
 
-    monkeypatch.setattr(training_rows.pq, "ParquetFile", Watched)
+    monkeypatch.setattr(training_windows.pq, "ParquetFile", Watched)
     return seen
 
 

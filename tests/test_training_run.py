@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from bottleneck.errors import ConfigError
-from bottleneck.train_config import TrainConfig
-from bottleneck.training import _at_earlier_version
-from bottleneck.training_run import _size_workers, _Workers
+from bottleneck.training.config import TrainConfig
+from bottleneck.training.job import _at_earlier_version
+from bottleneck.training.ray_train import _size_workers, _Workers
 
 SMALL: Mapping[str, float] = {"CPU": 4.0}
 LARGE: Mapping[str, float] = {"CPU": 32.0}

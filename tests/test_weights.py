@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from shared_files import SHARED, needs
 
-from bottleneck import keras_models
-from bottleneck import weights as weights_module
-from bottleneck.backbone_registry import FAMILIES, BackboneConfig
-from bottleneck.backbones import Backbone
+from bottleneck.backbones import keras_models
+from bottleneck.backbones import weights as weights_module
+from bottleneck.backbones.backbone import Backbone
+from bottleneck.backbones.config import BackboneConfig
+from bottleneck.backbones.families import FAMILIES
+from bottleneck.backbones.keras_models import build_model
+from bottleneck.backbones.weights import imagenet_file, keras_requests, resolve_weights
 from bottleneck.errors import BackboneError
-from bottleneck.keras_models import build_model
-from bottleneck.weights import imagenet_file, keras_requests, resolve_weights
 
 MOBILENET = SHARED / "weights" / "mobilenet_2_5_224_tf_no_top.h5"
 SIZE = (64, 64)
@@ -147,7 +148,7 @@ def file_server(monkeypatch):
 
 _FETCH = """
 import sys
-from bottleneck import weights
+from bottleneck.backbones import weights
 print("ready", flush=True)
 sys.stdin.readline()
 weights._keras_file("w.h5", sys.argv[1], sys.argv[2], "vgg16")

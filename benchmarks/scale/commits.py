@@ -26,11 +26,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from results import CommonSettings, Result
 from scale.made_tables import POOLED, numbered, pages, write
 
-from bottleneck.features import FeaturesTable
-from bottleneck.listing import Rules, Tally, build_listing
-from bottleneck.plan import make_plan
-from bottleneck.source_folders import KEYS_PER_REQUEST, object_page
-from bottleneck.sources import sift_pages
+from bottleneck.incremental.plan import make_plan
+from bottleneck.sources.folders import KEYS_PER_REQUEST, object_page
+from bottleneck.sources.listing import sift_pages
+from bottleneck.sources.rows import Tally, build_listing
+from bottleneck.sources.rules import Rules
+from bottleneck.table.table import FeaturesTable
 
 T = TypeVar("T")
 

@@ -17,10 +17,12 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from bottleneck.features import FeaturesTable, Snapshot
-from bottleneck.shards import SCHEMA, Shard, features_array, write_shard
 from bottleneck.spec import FeatureSpec
-from bottleneck.table_location import filesystem_of
+from bottleneck.table.columns import SCHEMA, features_array
+from bottleneck.table.location import filesystem_of
+from bottleneck.table.shards import Shard, write_shard
+from bottleneck.table.snapshot import Snapshot
+from bottleneck.table.table import FeaturesTable
 
 Numbers = npt.NDArray[np.int64]
 

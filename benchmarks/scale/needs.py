@@ -22,9 +22,9 @@ from results import CommonSettings, Result, load_result
 from scale.made_tables import MAPS, SPECS
 from scale.stand_ins import stand_in
 
-from bottleneck.config import ExtractConfig
-from bottleneck.shards import encoded_row_bytes, row_group_rows
-from bottleneck.source_folders import KEYS_PER_REQUEST
+from bottleneck.extraction.config import ExtractConfig
+from bottleneck.sources.folders import KEYS_PER_REQUEST
+from bottleneck.table.columns import encoded_row_bytes, row_group_rows
 
 #: A multipart upload's parts as PyArrow cuts them, and its first and last request.
 _PART_BYTES = 10 * 2**20

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from results import CommonSettings, Result
 from scale import stand_ins
 
-from bottleneck import cluster
+from bottleneck.cluster import connection
 
 _AIM_EFFICIENCY = 0.9
 _OBJECT_STORE_BYTES = 256 * 2**20
@@ -108,7 +108,7 @@ def _growing(numbers: Sequence[int]) -> Iterator[int]:
     head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
     nodes = Cluster(initialize_head=True, head_node_args=head)
     try:
-        cluster.connect(nodes.address)
+        connection.connect(nodes.address)
         there = 0
         for number in numbers:
             for _ in range(number - there):

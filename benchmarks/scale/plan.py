@@ -37,13 +37,15 @@ from s3_server import S3Server
 from scale import made_tables
 from scale.made_tables import SPECS, Mix
 
-import bottleneck.extraction  # noqa: F401  what a driver has imported counts as its memory
-from bottleneck.features import FeaturesTable
-from bottleneck.listing import Rules, Tally, build_listing
-from bottleneck.plan import make_plan, read_identities
-from bottleneck.shards import row_group_rows
-from bottleneck.source_folders import KEYS_PER_REQUEST, object_page
-from bottleneck.sources import sift_pages
+import bottleneck.extraction.job  # noqa: F401  what a driver has imported counts as its memory
+from bottleneck.incremental.plan import make_plan
+from bottleneck.sources.folders import KEYS_PER_REQUEST, object_page
+from bottleneck.sources.listing import sift_pages
+from bottleneck.sources.rows import Tally, build_listing
+from bottleneck.sources.rules import Rules
+from bottleneck.table.columns import row_group_rows
+from bottleneck.table.snapshot import read_identities
+from bottleneck.table.table import FeaturesTable
 
 _SOURCE = "s3://photos"
 _PAGES_A_FRAME = 64

@@ -25,19 +25,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from pictures import tiny_png
 from scale.made_tables import POOLED
 
-from bottleneck.config import ExtractConfig
-from bottleneck.features import FeaturesTable
-from bottleneck.fetch_stage import fetch_and_decode, fetcher_of, pixels_of
-from bottleneck.images import DecodeOptions
-from bottleneck.interruption import Interruption
-from bottleneck.pipeline import PipelineConfig, with_inference_time
-from bottleneck.placement import size_batch
-from bottleneck.plan import make_plan
-from bottleneck.run_loop import RunLoop
-from bottleneck.shards import features_array
-from bottleneck.sources import list_images
+from bottleneck.cluster.sizing import size_batch
+from bottleneck.console.interruption import Interruption
+from bottleneck.extraction.config import ExtractConfig
+from bottleneck.images.decoding import DecodeOptions
+from bottleneck.incremental.loop import RunLoop
+from bottleneck.incremental.plan import make_plan
+from bottleneck.incremental.summary import Summary
+from bottleneck.pipeline.blocks import pixels_of, with_inference_time
+from bottleneck.pipeline.fetching import fetch_and_decode, fetcher_of
+from bottleneck.pipeline.stages import PipelineConfig
+from bottleneck.sources.listing import list_images
 from bottleneck.spec import FeatureSpec
-from bottleneck.summary import Summary
+from bottleneck.table.columns import features_array
+from bottleneck.table.table import FeaturesTable
 
 _FOLDER_IMAGES = 1_000
 

@@ -34,12 +34,13 @@ from processes import machine_cpu_s
 from results import CommonSettings, Result
 from scale import stand_ins
 
-from bottleneck import cluster
-from bottleneck.fetch_stage import fetch_and_decode
-from bottleneck.pipeline import task_tables
-from bottleneck.plan import make_plan
-from bottleneck.shards import SCHEMA, write_shard
-from bottleneck.sources import list_images
+from bottleneck.cluster import connection
+from bottleneck.incremental.plan import make_plan
+from bottleneck.pipeline.fetching import fetch_and_decode
+from bottleneck.pipeline.stages import task_tables
+from bottleneck.sources.listing import list_images
+from bottleneck.table.columns import SCHEMA
+from bottleneck.table.shards import write_shard
 
 _AIM_IMAGES_S = 2000.0
 
@@ -81,7 +82,7 @@ def main(settings: Settings) -> None:
         if settings.address is None:
             _start_ray()
         else:
-            cluster.connect(settings.address)
+            connection.connect(settings.address)
         turns = [_turn(folder, stages, number) for number in range(repeat)]
     table = result.table(
         f"{images:,} images to {settings.side}×{settings.side} pixels and 512 values, "

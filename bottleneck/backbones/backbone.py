@@ -1,0 +1,158 @@
+"""Backbone: images in, bottleneck features out. Needs no cluster.
+
+>>> backbone = Backbone.of("vgg16")
+>>> features = backbone(images)  # (N, 224, 224, 3) uint8 RGB → (N, 7, 7, 512) float32
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from bottleneck.backbones.config import BackboneConfig
+from bottleneck.backbones.families import CHANNEL_MEANS
+from bottleneck.backbones.precision import detect_hardware, resolve_precision
+from bottleneck.backbones.runtime import (
+    Features,
+    Images,
+    _require_exact_float32,
+    compiled,
+    configure_backend,
+)
+from bottleneck.errors import BackboneError
+from bottleneck.spec import FeatureSpec
+
+
+class Backbone:
+    """One compiled function from images to features, with a fixed batch shape.
+
+    Preprocessing runs inside it, in float32, on the device. Loads Keras and the weights when
+    made, and can then be called any number of times.
+
+    Attributes:
+        config: what was asked for.
+        batch_size: images that go through the function at once; the last batch is padded.
+        image_size: (height, width) in pixels that images must have.
+        precision: of the computation: ``float32``, ``bfloat16`` or ``float16``.
+        layer: name of the layer whose output the features are.
+        shape: of one image's features, channels last.
+        weights_digest: as ``FeatureSpec.weights``.
+    """
+
+    def __init__(self, config: BackboneConfig, *, batch_size: int = 32, threads: int = 0) -> None:
+        """Load the model.
+
+        Args:
+            config: which backbone.
+            batch_size: images a step; 32 is where VGG16 on two cores was measured.
+            threads: cores for one operation (TensorFlow only); 0 for all. TensorFlow takes it
+                once a process, before its first operation.
+
+        Raises:
+            BackboneError: the weights cannot be had or do not fit, there is no such layer, or
+                ``threads`` comes too late.
+        """
+        if batch_size < 1 or threads < 0:
+            raise BackboneError(
+                f"batch_size must be at least 1 and threads at least 0, got {batch_size} and "
+                f"{threads}"
+            )
+        self.config = config
+        self.batch_size = batch_size
+        self.image_size = config.input_size
+        if config.name == CHANNEL_MEANS:
+            self.precision, self.layer, self.weights_digest = "float32", "channel_means", "none"
+            self.shape: tuple[int, ...] = (3,)
+            self._compute: Callable[[Images], Features] = self._channel_means
+            return
+
+        from bottleneck.backbones.keras_models import build_model
+
+        configure_backend(threads)
+        self.precision = resolve_precision(config.precision, detect_hardware())
+        _require_exact_float32(self.precision)
+        built = build_model(config, self.precision)
+        self.model = built.model
+        self.layer, self.weights_digest = built.layer, built.weights_digest
+        self.shape = tuple(int(side) for side in built.model.output_shape[1:])
+        self._compute = compiled(built.model, (batch_size, *self.image_size, 3))
+
+    @classmethod
+    def of(cls, name: str, *, batch_size: int = 32, threads: int = 0, **config: Any) -> Backbone:
+        """``Backbone.of("vgg16", weights="random:0")``: the fields of the config as keywords."""
+        return cls(BackboneConfig(name, **config), batch_size=batch_size, threads=threads)
+
+    def __call__(self, images: Images) -> Features:
+        """Features of any number of images.
+
+        Args:
+            images: (N, height, width, 3) uint8, RGB, of ``image_size``; N may be 0.
+
+        Returns:
+            (N, ...shape) float32, in the order of the images. Values computed in bfloat16 or
+            float16 are exactly representable there.
+
+        Raises:
+            BackboneError: the array has another shape or dtype, or an activation overflowed.
+        """
+        expected = (*self.image_size, 3)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
+            raise BackboneError(
+                f"images must be (N, {', '.join(map(str, expected))}) uint8 RGB for "
+                f"{self.config.name}, got {images.shape} {images.dtype}"
+            )
+        features = np.empty((len(images), *self.shape), np.float32)
+        for start in range(0, len(images), self.batch_size):
+            batch = images[start : start + self.batch_size]
+            count = len(batch)
+            if count < self.batch_size:
+                padding = np.zeros((self.batch_size - count, *expected), np.uint8)
+                batch = np.concatenate([batch, padding])
+            features[start : start + count] = self._compute(batch)[:count]
+        if not np.isfinite(features).all():
+            raise BackboneError(
+                f"some features of {self.config.name} are not finite in {self.precision}: float16 "
+                "overflows above 65504, and weights may be broken; use precision float32, or "
+                "other weights"
+            )
+        return features
+
+    def spec(self, *, resize: str, interpolation: str, decode: str) -> FeatureSpec:
+        """The specification of this backbone's features, given how the images were read."""
+        return FeatureSpec(
+            backbone=self.config.name,
+            alpha=self.config.alpha,
+            weights=self.weights_digest,
+            layer=self.layer,
+            shape=self.shape,
+            pooling=self.config.pooling,
+            image_size=self.image_size,
+            resize=resize,
+            interpolation=interpolation,
+            decode=decode,
+            preprocessing=self.config.preprocessing,
+            precision=self.precision,
+        )
+
+    @property
+    def weights_bytes(self) -> int:
+        """Size of the weights in float32."""
+        return 0 if self.config.name == CHANNEL_MEANS else 4 * int(self.model.count_params())
+
+    @cached_property
+    def model(self) -> Any:
+        """The Keras model: (N, height, width, 3) uint8 RGB → (N, ...shape) float32."""
+        from bottleneck.backbones.keras_models import channel_means_model
+
+        return channel_means_model(self.config)
+
+    def _channel_means(self, images: Images) -> Features:
+        # Sums of uint8 are exact in float64, so the means are the same for every batch and machine.
+        means = images.mean(axis=(1, 2), dtype=np.float64)
+        if self.config.preprocessing == "rescale":
+            means /= 255.0
+        features: Features = means.astype(np.float32)
+        return features

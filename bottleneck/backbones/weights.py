@@ -1,0 +1,227 @@
+"""Where a backbone's weights file comes from: Keras's own, a path, or any fsspec URI.
+
+A file is fetched once a node however many actors ask for it: the first holds a lock while it
+downloads beside the final name and renames, the others wait and find it. Nothing here loads
+Keras unless ImageNet weights are asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bottleneck.backbones.config import weights_file_name
+from bottleneck.console.redaction import one_line, redact_uri
+from bottleneck.errors import BackboneError
+from bottleneck.storage.files import download, stat_uri
+from bottleneck.storage.uris import is_local, local_path
+
+# A silent server is given up after this long; a slow one is not.
+_DOWNLOAD_TIMEOUT_S = 60
+_PATCH_LOCK = threading.RLock()
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A weights file on this node.
+
+    Attributes:
+        path: of the local file.
+        sha256: hex digest of its bytes.
+    """
+
+    path: Path
+    sha256: str
+
+
+def cache_dir() -> Path:
+    """Where fetched weights are kept: ``$BOTTLENECK_CACHE`` or ~/.cache/bottleneck-features."""
+    root = os.environ.get("BOTTLENECK_CACHE") or "~/.cache/bottleneck-features"
+    return Path(root).expanduser() / "weights"
+
+
+def keras_models_dir() -> Path:
+    """Where Keras keeps the weights of its applications: ``$KERAS_HOME`` or ~/.keras, /models."""
+    return Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "models"
+
+
+def resolve_weights(uri: str, sha256: str | None = None) -> WeightsFile:
+    """Make a weights file local and tell its digest.
+
+    A local path is used where it lies; anything else is copied once a node into ``cache_dir()``
+    under a name made of the URI and what the store says of its version (ETag, or size and time).
+
+    Args:
+        uri: path or fsspec URI of the file.
+        sha256: hex digest that its bytes must have; None to accept any.
+
+    Raises:
+        BackboneError: the file cannot be had, or has another digest.
+    """
+    try:
+        local = local_path(uri) if is_local(uri) else _cached_copy(uri)
+        file = WeightsFile(local, file_sha256(local))
+    except Exception as e:
+        # The stores behind fsspec raise whatever their client libraries do.
+        reason = "there is no such file" if isinstance(e, FileNotFoundError) else one_line(e)
+        raise BackboneError(
+            f"cannot read the weights file {redact_uri(uri)!r}: {reason}; give --weights a "
+            "readable file or URI, or random:SEED"
+        ) from e
+    _require_sha256(file, sha256, redact_uri(uri))
+    return file
+
+
+def imagenet_file(
+    build: Callable[[], Any], backbone: str, sha256: str | None = None
+) -> tuple[WeightsFile, Any]:
+    """Have Keras build an application with its ImageNet weights, fetched once a node.
+
+    Keras alone knows which file an application needs. Its request for it is answered here, so
+    that the download is locked, atomic, bounded in time and silent, none of which Keras's is.
+
+    Args:
+        build: calls the application's constructor with ``weights="imagenet"``.
+        backbone: for messages.
+        sha256: hex digest that the file must have; None to accept any.
+
+    Returns:
+        The file, and what ``build`` returned.
+
+    Raises:
+        BackboneError: the file cannot be downloaded; the message says where to put it. Or it
+            has another digest.
+    """
+    files: list[WeightsFile] = []
+
+    def fetch(fname: str, origin: str, *, file_hash: str | None = None, **_unused: object) -> str:
+        path = _keras_file(fname, origin, file_hash, backbone)
+        files.append(WeightsFile(path, file_sha256(path)))
+        _require_sha256(files[-1], sha256, str(path))
+        return str(path)
+
+    with keras_requests(fetch):
+        model = build()
+    if not files:
+        raise BackboneError(
+            f"this version of Keras has no ImageNet weights for {backbone} as asked; give "
+            "--weights PATH or random:SEED"
+        )
+    return files[-1], model
+
+
+@contextlib.contextmanager
+def keras_requests(answer: Callable[..., str]) -> Iterator[None]:
+    """Within the block, ``answer(fname, origin, ...)`` says where a file is that Keras asks for.
+
+    ``answer`` takes the arguments of ``keras.utils.get_file``. One thread at a time.
+    """
+    from keras.src.utils import file_utils
+
+    with _PATCH_LOCK:
+        original = file_utils.get_file
+        file_utils.get_file = answer
+        try:
+            yield
+        finally:
+            file_utils.get_file = original
+
+
+@contextlib.contextmanager
+def node_lock(path: Path) -> Iterator[None]:
+    """Hold the lock that processes of this node use for ``path``; freed even by a SIGKILL."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_matches(path: Path, file_hash: str | None) -> bool:
+    """Whether a file has the hash (sha256 or md5, hex) that Keras states; True without one."""
+    if file_hash is None:
+        return True
+    algorithm = "sha256" if len(file_hash) == 64 else "md5"
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest() == file_hash
+
+
+def _cached_copy(uri: str) -> Path:
+    found = stat_uri(uri)
+    if found is None:
+        raise FileNotFoundError
+    key = hashlib.sha256(f"{uri} {found.fingerprint}".encode()).hexdigest()[:16]
+    target = cache_dir() / f"{key}-{weights_file_name(uri)}"
+    _once(target, lambda partial: download(uri, partial))
+    return target
+
+
+def _once(target: Path, write: Callable[[Path], object]) -> None:
+    """Have ``target`` written by one process of this node, whole or not at all."""
+    if target.exists():
+        return
+    with node_lock(target):
+        if target.exists():
+            return
+        prefix = f".partial-{target.name}-"
+        for abandoned in target.parent.glob(f"{prefix}*"):
+            # Of a process that was killed: the lock is ours, so nobody is writing there.
+            shutil.rmtree(abandoned, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=prefix) as folder:
+            partial = Path(folder) / target.name
+            write(partial)
+            partial.replace(target)
+
+
+def _keras_file(fname: str, origin: str, file_hash: str | None, backbone: str) -> Path:
+    target = keras_models_dir() / fname
+    if target.exists() and not file_matches(target, file_hash):
+        raise BackboneError(
+            f"{target} is not Keras's file (its hash is not {file_hash}); remove it to have it "
+            f"downloaded again, or give it as --weights {target}"
+        )
+    try:
+        _once(target, lambda partial: _download(origin, partial, file_hash))
+    except (OSError, ValueError) as e:
+        hashed = (
+            f" ({'sha256' if len(file_hash) == 64 else 'md5'} {file_hash})" if file_hash else ""
+        )
+        raise BackboneError(
+            f"cannot get the ImageNet weights of {backbone} from {origin}: {one_line(e)}; put the "
+            f"file {fname}{hashed} into {target.parent} on every node, or give --weights PATH (a "
+            "copy of it, any URI) or --weights random:SEED"
+        ) from e
+    return target
+
+
+def _download(origin: str, target: Path, file_hash: str | None) -> None:
+    with (
+        urllib.request.urlopen(origin, timeout=_DOWNLOAD_TIMEOUT_S) as response,
+        target.open("wb") as file,
+    ):
+        shutil.copyfileobj(response, file, 1 << 20)
+    if not file_matches(target, file_hash):
+        raise ValueError(f"the bytes received do not have the hash {file_hash}")
+
+
+def _require_sha256(file: WeightsFile, sha256: str | None, source: str) -> None:
+    if sha256 is not None and file.sha256 != sha256:
+        raise BackboneError(
+            f"the weights {source!r} have sha256 {file.sha256} and weights_sha256 asks for "
+            f"{sha256}; correct one of them"
+        )

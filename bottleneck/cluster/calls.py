@@ -1,0 +1,78 @@
+"""Ray tasks, a bounded number at a time, and the errors they end with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import ray
+
+from bottleneck.cluster import nodes
+from bottleneck.console.redaction import redact_text
+from bottleneck.errors import BottleneckError, RunFailedError
+
+_log = logging.getLogger(__name__)
+
+#: How long a task may wait before it is said that there is no node for it.
+_PATIENCE_S = 10.0
+
+
+def get_bounded(calls: Iterable[Any], most: int) -> list[Any]:
+    """Starts tasks, no more than some at a time, and waits for all.
+
+    Args:
+        calls: Starts the next task when asked for its reference.
+        most: Tasks in flight.
+
+    Returns:
+        Their results, in order.
+
+    Raises:
+        BottleneckError: As :func:`get_all`.
+    """
+    references: list[Any] = []
+    running: list[Any] = []
+    for reference in calls:
+        references.append(reference)
+        running.append(reference)
+        if len(running) >= most:
+            _, running = ray.wait(running)
+    return get_all(references)
+
+
+def get_all(references: Iterable[Any]) -> list[Any]:
+    """Waits for tasks, and says so when no node is up that could run them.
+
+    Raises:
+        BottleneckError: What a task raised on purpose, without Ray's traceback.
+        RunFailedError: A task failed for another reason.
+    """
+    wanted = list(references)
+    if wanted:
+        _, waiting = ray.wait(wanted, num_returns=len(wanted), timeout=_PATIENCE_S)
+        if waiting and not any(node.get("CPU", 0) >= 1 for node in nodes.nodes()):
+            _log.warning("no node that computes is up; waiting for the cluster to start one")
+    try:
+        return list(ray.get(wanted))
+    except ray.exceptions.RayError as e:
+        raise task_error(e) from e
+
+
+def task_error(error: BaseException) -> BottleneckError:
+    """Returns the error of ours that a Ray error wraps, or says in one line what it is."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ray.exceptions.RayTaskError) and isinstance(seen.cause, BaseException):
+            seen = seen.cause
+            continue
+        if isinstance(seen, BottleneckError):
+            return seen
+        # Ray Data's own, as the cause of others, says nothing.
+        error, seen = seen if str(seen).strip() else error, seen.__cause__
+    text = str(error).strip()
+    line = redact_text(text.splitlines()[-1])[:300] if text else ""
+    return RunFailedError(
+        f"a worker failed: {type(error).__name__}: {line}; what was committed before stays, "
+        "run again to continue"
+    )

@@ -1,0 +1,202 @@
+"""What each actor gets: CPUs, GPUs, memory and a batch, sized to the nodes that are or may come."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bottleneck.config.flags import Placement
+from bottleneck.config.values import actor_range
+from bottleneck.console.formatting import format_bytes
+from bottleneck.errors import ConfigError
+
+#: More threads than this do not make a backbone proportionally faster; several actors do.
+_MAX_CPUS_PER_ACTOR = 8
+
+#: Images a backbone computes at once: 32 is where VGG16 on two cores was measured; a GPU takes as
+#: many as its memory surely holds, up to a number beyond which it gains little.
+_CPU_BATCH = 32
+_MAX_GPU_BATCH = 128
+_GPU_ACTIVATION_BYTES = 4e9
+
+#: The widest activation of the networks of keras.applications is VGG's first: 64 channels at full
+#: resolution. One is read while the next is written.
+_WIDEST_CHANNELS = 64
+
+#: Memory of a process with Keras and TensorFlow before it has weights: 0.65 GB were measured, and
+#: a GPU's driver and its libraries take more.
+_RUNTIME_BYTES = int(0.9e9)
+_GPU_RUNTIME_BYTES = int(3e9)
+
+
+@dataclass(frozen=True)
+class ActorSizing:
+    """How many backbone actors there may be and what each may use.
+
+    Attributes:
+        low: Number that is always kept.
+        high: Most that the load may scale up to.
+        gpus: GPUs of each, may be a fraction.
+        cpus: CPUs of each, as Ray counts them.
+        threads: Threads that each computes with; 0 leaves it to the Keras backend.
+        memory_bytes: Memory of each; 0 does not ask for any.
+    """
+
+    low: int
+    high: int
+    gpus: float
+    cpus: float
+    threads: int
+    memory_bytes: int = 0
+
+    def fits(self, node: Mapping[str, float]) -> bool:
+        """Whether a node with these resources holds at least one, were it idle."""
+        return (
+            node.get("CPU", 0) >= self.cpus
+            and node.get("GPU", 0) >= self.gpus
+            and _memory(node) >= self.memory_bytes
+        )
+
+
+def size_actors(
+    config: Placement,
+    node_resources: Sequence[Mapping[str, float]],
+    memory: ActorMemory | None = None,
+) -> ActorSizing:
+    """Decides how many actors of what size fit the cluster.
+
+    Args:
+        config: What the user asked for; the rest is derived.
+        node_resources: Resources of the cluster's nodes; never those of the submitting machine.
+        memory: What each will hold in memory; None while that is not known.
+
+    Raises:
+        ConfigError: An actor of the size asked for fits no node.
+    """
+    gpus = gpus_of_an_actor(config, node_resources)
+    if gpus and not any(node.get("GPU", 0) for node in node_resources):
+        raise ConfigError(
+            f"each actor should have {gpus:g} GPUs, but no node of this cluster has one and none "
+            "that its autoscaler may start does; give --gpus-per-actor 0 to compute on CPUs"
+        )
+    cpu_counts = [node["CPU"] for node in node_resources if node.get("CPU", 0) >= 1]
+    cpus = config.cpus_per_actor
+    if cpus is None:
+        # On CPUs one is left for fetching and decoding, which feed the backbone. With a GPU an
+        # actor asks for none: decoding may take them all first and would keep the GPU waiting.
+        cpus = 0.0 if gpus else _cpus_of_an_actor(min(cpu_counts, default=1))
+    memory_bytes = memory.bytes_with(gpus) if memory is not None else 0
+    wanted = ActorSizing(1, 1, gpus, cpus, 0)
+    fitting = [node for node in node_resources if wanted.fits(node)]
+    if not fitting:
+        raise ConfigError(
+            f"no node has the {cpus:g} CPUs and {gpus:g} GPUs that each actor should have; "
+            f"nodes have {_describe(node_resources)}; lower --cpus-per-actor or --gpus-per-actor"
+        )
+    largest = max(map(_memory, fitting))
+    if memory is not None and memory_bytes > largest:
+        raise ConfigError(
+            f"each actor needs about {format_bytes(memory_bytes)} of memory for batches of "
+            f"{memory.batch_size}, and the largest node has {format_bytes(largest)} for them; "
+            "lower --batch-size, or take larger nodes"
+        )
+    fitting = [node for node in fitting if _memory(node) >= memory_bytes]
+    room = sum(_room(node, cpus, gpus, memory_bytes) for node in fitting)
+    low, high = actor_range(config.actors) or (1, max(1, room))
+    # More actors than fit now would take the CPUs that feed them and wait for ever; up to `high`
+    # they come as nodes do.
+    low = min(low, max(1, room))
+    # Decoding leaves most of its CPU idle while the backbone is the slower side, so the backbone
+    # may use that one too (benchmarks/pipeline.py measures the gain).
+    smallest = min(node.get("CPU", 0) for node in fitting)
+    threads = 0 if gpus else max(1, min(int(smallest), math.floor(cpus) + 1))
+    return ActorSizing(low, high, gpus, cpus, threads, memory_bytes)
+
+
+def gpus_of_an_actor(config: Placement, node_resources: Sequence[Mapping[str, float]]) -> float:
+    """Returns the GPUs asked for; without a wish one if there are any."""
+    if config.gpus_per_actor is not None:
+        return config.gpus_per_actor
+    return 1.0 if any(node.get("GPU", 0) for node in node_resources) else 0.0
+
+
+def size_batch(wish: int | None, gpus: float, image_size: tuple[int, int]) -> int:
+    """Decides how many images a backbone computes at once.
+
+    Args:
+        wish: What the user asked for, or None.
+        gpus: GPUs of an actor; actors that share one share its memory.
+        image_size: (height, width) in pixels.
+
+    Returns:
+        The wish; else 32 on CPUs, and on GPUs a power of two up to 128 whose activations take no
+        more than 4 GB.
+    """
+    if wish is not None:
+        return wish
+    if not gpus:
+        return _CPU_BATCH
+    fitting = _GPU_ACTIVATION_BYTES * min(1.0, gpus) / activation_bytes(1, image_size)
+    return min(_MAX_GPU_BATCH, 1 << math.floor(math.log2(max(1.0, fitting))))
+
+
+def activation_bytes(batch_size: int, image_size: tuple[int, int]) -> int:
+    """Returns what the activations of a batch take in float32, at most."""
+    height, width = image_size
+    return 2 * batch_size * height * width * _WIDEST_CHANNELS * 4
+
+
+@dataclass(frozen=True)
+class ActorMemory:
+    """What an actor holds in memory.
+
+    Attributes:
+        batch_size: Images it computes at once.
+        image_size: Their (height, width) in pixels; (0, 0) when it holds no images.
+        weights_bytes: Size of its weights.
+    """
+
+    batch_size: int
+    image_size: tuple[int, int]
+    weights_bytes: int
+
+    def bytes_with(self, gpus: float) -> int:
+        """Returns the memory that an actor asks of Ray for.
+
+        Measured for five networks (docs/cluster.md): 0.6 to 1.0 of this. Weights count twice, since
+        they are read before they are in place; with a GPU the activations are there.
+        """
+        if gpus:
+            return _GPU_RUNTIME_BYTES + 2 * self.weights_bytes
+        activations = activation_bytes(self.batch_size, self.image_size)
+        return _RUNTIME_BYTES + 2 * self.weights_bytes + activations
+
+
+def _cpus_of_an_actor(node_cpus: float) -> float:
+    return float(min(_MAX_CPUS_PER_ACTOR, max(1, node_cpus - 1)))
+
+
+def _room(node: Mapping[str, float], cpus: float, gpus: float, memory_bytes: int) -> int:
+    """Actors that fit a node beside decoding, for which one CPU stays free where there are more."""
+    bounds = [max(1, _whole((node["CPU"] - 1) / cpus))] if cpus else []
+    if gpus:
+        bounds.append(_whole(node["GPU"] / gpus))
+    if memory_bytes and not math.isinf(_memory(node)):
+        bounds.append(_whole(_memory(node) / memory_bytes))
+    return min(bounds, default=1)
+
+
+def _memory(node: Mapping[str, float]) -> float:
+    # Types of nodes that do not say are not bounded by what they do not say.
+    return node.get("memory", math.inf)
+
+
+def _whole(quotient: float) -> int:
+    # 1 / 0.1 is ten, whatever binary fractions make of it.
+    return math.floor(quotient + 1e-9)
+
+
+def _describe(node_resources: Sequence[Mapping[str, float]]) -> str:
+    kinds = sorted({(node.get("CPU", 0), node.get("GPU", 0)) for node in node_resources})
+    return ", ".join(f"{cpus:g} CPUs and {gpus:g} GPUs" for cpus, gpus in kinds)

@@ -1,0 +1,1 @@
+"""What a process prints and how it is interrupted: log, progress, signals."""

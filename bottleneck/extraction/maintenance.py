@@ -1,0 +1,119 @@
+"""Steps apart from the nightly run: deleting what no version needs, merging small shards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from bottleneck.cluster import connection
+from bottleneck.console import logs
+from bottleneck.console.interruption import Interruption
+from bottleneck.console.redaction import redact_uri
+from bottleneck.extraction.config import ExtractConfig
+from bottleneck.incremental.counters import RunMetrics
+from bottleneck.incremental.summary import Summary, history_entry
+from bottleneck.pipeline import writing
+from bottleneck.storage.uris import normalize_uri
+from bottleneck.table.lease import Lease, require_free
+from bottleneck.table.shards import Shard
+from bottleneck.table.table import FeaturesTable
+
+#: Shards smaller than this share of the aimed size are merged.
+_SMALL_SHARE = 0.5
+
+#: Merges committed together; a conflict with a nightly run costs at most these.
+_MERGES_A_COMMIT = 16
+
+
+def maintain(config: ExtractConfig) -> Summary:
+    """Runs the step that the configuration asks for, ``vacuum`` or ``compact``.
+
+    Raises:
+        BottleneckError: There is no table, or storage refuses.
+    """
+    with Interruption() as interruption:
+        return _maintain(config, interruption)
+
+
+def _maintain(config: ExtractConfig, interruption: Interruption) -> Summary:
+    began, run = time.monotonic(), logs.begin_run()
+    table = FeaturesTable.open(normalize_uri(config.features))
+    summary = Summary(run=run, images_uri="", features_uri=redact_uri(table.uri))
+    require_free(table.log, take_over=config.take_over)
+    if config.vacuum is not None:
+        summary.deleted_files = table.vacuum(config.vacuum)
+        summary.outcome = "vacuumed"
+    else:
+        groups = small_neighbours(table.snapshot().shards, config.shard_mb * 1e6)
+        if groups:
+            connection.connect(config.address)
+            interruption.reinstall()
+            with Lease(table.log, summary.run, take_over=config.take_over) as lease:
+                compact(table, groups, summary, lease)
+        summary.outcome = "compacted"
+    snapshot = table.snapshot()
+    summary.version, summary.rows = snapshot.version, snapshot.rows
+    summary.seconds = time.monotonic() - began
+    return summary
+
+
+def compact(
+    table: FeaturesTable, groups: Sequence[Sequence[Shard]], summary: Summary, lease: Lease
+) -> None:
+    """Merges each group of shards into one.
+
+    Rows and their features stay exactly as they are; readers of older versions keep their files
+    until a vacuum.
+
+    Args:
+        table: The table.
+        groups: What :func:`small_neighbours` found in its newest version.
+        summary: Where commits and bytes are counted.
+        lease: The run's, which every commit renews.
+
+    Raises:
+        ConflictError: Another run committed first; earlier merges stay.
+    """
+    snapshot = table.snapshot()
+    rows = table.row_format(snapshot.spec)
+    metrics = RunMetrics(summary.run)
+    for start in range(0, len(groups), _MERGES_A_COMMIT):
+        some = groups[start : start + _MERGES_A_COMMIT]
+        merged = writing.merge_all(
+            table.uri,
+            rows,
+            ({"shard_paths": [s.path for s in group], "drop": {}, "replace": {}} for group in some),
+        )
+        added = [shard for shard in merged if shard is not None]
+        written = sum(shard.bytes for shard in added)
+        mark = lease.mark(last=start + _MERGES_A_COMMIT >= len(groups))
+        snapshot = table.commit(
+            base=snapshot,
+            add=added,
+            remove=[shard for group in some for shard in group],
+            run=summary.run,
+            stats=history_entry(summary, compacted=sum(map(len, some)), bytes_written=written),
+            mark=mark,
+        )
+        lease.wrote(mark)
+        metrics.count_commit(written)
+        summary.commits += 1
+        summary.bytes_written += written
+
+
+def small_neighbours(shards: Sequence[Shard], target_bytes: float) -> list[list[Shard]]:
+    """Groups small shards, in image order, so that each group makes about one full shard.
+
+    Groups of one are left out: copying them would change nothing.
+    """
+    groups: list[list[Shard]] = [[]]
+    size = 0.0
+    for shard in shards:
+        if shard.bytes >= _SMALL_SHARE * target_bytes:
+            continue
+        if size + shard.bytes > target_bytes:
+            groups.append([])
+            size = 0.0
+        groups[-1].append(shard)
+        size += shard.bytes
+    return [group for group in groups if len(group) > 1]

@@ -1,0 +1,93 @@
+"""What the cluster has room for while a run goes on: nodes come and go."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+
+from bottleneck.cluster import nodes
+from bottleneck.cluster.sizing import ActorSizing
+from bottleneck.pipeline.stages import PipelineConfig
+
+#: Blocks that wait to be written may fill this share of the cluster's object store.
+_HELD_SHARE = 0.25
+
+#: Object store that a cluster without any node that computes is taken to have.
+_SMALLEST_STORE_BYTES = 2**30
+
+#: How often the nodes are looked up.
+_LOOK_S = 5.0
+
+#: A pipeline that lost a node and stands still this long is started again.
+_STALL_S = 30.0
+
+
+class Capacity:
+    """Bounds of a run that follow the number of nodes.
+
+    Args:
+        stages: The run's pipeline.
+    """
+
+    def __init__(self, stages: PipelineConfig) -> None:
+        self._stages = stages
+        self._looked = -math.inf
+        self._nodes: list[Mapping[str, float]] = []
+        self.most_nodes = 0
+        self._look()
+
+    def _look(self) -> None:
+        if time.monotonic() - self._looked >= _LOOK_S:
+            self._nodes = nodes.nodes()
+            self._looked = time.monotonic()
+            self.most_nodes = max(self.most_nodes, len(self._nodes))
+
+    @property
+    def held_rows(self) -> int:
+        """Rows of finished blocks that may wait for a shard."""
+        self._look()
+        store = sum(node.get("object_store_memory", 0) for node in self._nodes)
+        share = int(_HELD_SHARE * (store or _SMALLEST_STORE_BYTES))
+        return max(self._stages.block_rows, share // (4 * self._stages.row_length))
+
+    @property
+    def writes(self) -> int:
+        """Shards that may be written at a time: one on each node, and one on its way."""
+        self._look()
+        return 1 + len(self._nodes)
+
+    def has_room_for(self, actor: ActorSizing) -> bool:
+        """Whether a node that an actor fits is there, though it may be busy."""
+        self._look()
+        return any(actor.fits(node) for node in self._nodes)
+
+
+class StallWatch:
+    """Notices a pipeline that cannot go on since a node is gone.
+
+    Ray restarts the node's actors on CPUs that were left for decoding, and lost blocks then have
+    nowhere to be decoded again: each waits for the other. Waiting for new nodes is no stall.
+    """
+
+    def __init__(self) -> None:
+        self._nodes = nodes.node_ids()
+        self._began = time.monotonic()
+        self._last: float | None = None
+        self._longest_gap = 0.0
+
+    def saw_block(self) -> None:
+        """Takes note that the pipeline goes on."""
+        now = time.monotonic()
+        if self._last is not None:
+            self._longest_gap = max(self._longest_gap, now - self._last)
+        self._last = now
+
+    def nodes_lost(self) -> int:
+        """Number of nodes lost, once the pipeline has stood still for suspiciously long."""
+        now = time.monotonic()
+        # The time until the first block, in which backbones load, says nothing about later ones.
+        since = self._began if self._last is None else self._last
+        if now - since < max(_STALL_S, 3 * self._longest_gap):
+            return 0
+        return nodes.lost_nodes(self._nodes)

@@ -1,0 +1,204 @@
+"""The committer: turns what workers wrote into commits, and old shards into rewritten ones.
+
+Only the driver commits. A commit holds new shards, rewritten old ones without the rows that the
+new ones replace, and the removal of the originals, so that readers see each image exactly once at
+every version.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from bottleneck.incremental.counters import RunMetrics
+from bottleneck.incremental.plan import Identity, Plan
+from bottleneck.incremental.summary import Summary, history_entry
+from bottleneck.pipeline.writing import Written, merge_all
+from bottleneck.table.lease import Lease
+from bottleneck.table.shards import Shard
+from bottleneck.table.snapshot import Snapshot
+from bottleneck.table.table import FeaturesTable
+
+#: Old shards rewritten in one commit when nothing else bounds it.
+_REWRITES_A_COMMIT = 64
+
+
+class Committer:
+    """Commits the work of one run.
+
+    Args:
+        table: The table.
+        snapshot: The version that the plan was made from.
+        plan: What the run is to do.
+        summary: Where commits, bytes and rows are counted.
+        lease: The run's, which every commit renews.
+        metrics: Where commits and bytes are counted for those who watch.
+    """
+
+    def __init__(
+        self,
+        table: FeaturesTable,
+        snapshot: Snapshot,
+        plan: Plan,
+        summary: Summary,
+        lease: Lease,
+        metrics: RunMetrics,
+    ) -> None:
+        self.snapshot = snapshot
+        self._table = table
+        self._lease = lease
+        self._summary = summary
+        self._metrics = metrics
+        self._images = plan.work["image"]
+        old = plan.work["old_shard"].fill_null(-1)
+        self._old_shard = old.to_numpy().astype(np.int64)
+        # Shards of the plan's snapshot, as later rewrites left them; None when nothing is left.
+        self._current: dict[str, Shard | None] = {shard.path: shard for shard in snapshot.shards}
+        self._shard_paths = [shard.path for shard in snapshot.shards]
+        self._drops: dict[str, tuple[str, ...]] = dict(plan.drops)
+        self._replacements: dict[str, Mapping[str, Identity]] = dict(plan.replacements)
+        self._pending: list[Written] = []
+        self.done = np.zeros(plan.work.num_rows, dtype=bool)
+        self._last_commit = time.monotonic()
+
+    @property
+    def pending_shards(self) -> int:
+        """Number of written shards that wait for a commit."""
+        return len(self._pending)
+
+    @property
+    def left(self) -> int:
+        """Number of planned images that are neither committed nor waiting for a commit."""
+        waiting = sum(len(written.rows) for written in self._pending)
+        return int((~self.done).sum()) - waiting
+
+    @property
+    def seconds_since_commit(self) -> float:
+        """Age of the newest commit, or of the run before its first."""
+        return time.monotonic() - self._last_commit
+
+    def add(self, written: Written) -> None:
+        """Takes a shard that a worker wrote; it stays invisible until :meth:`commit`."""
+        self._pending.append(written)
+
+    def commit(self, *, last: bool = False) -> None:
+        """Commits what was added, together with the removal of the rows it replaces.
+
+        Args:
+            last: Nothing is left after it, so that the lease ends with it.
+
+        Raises:
+            ConflictError: Another run committed first.
+            TableError: Storage refuses.
+        """
+        self._last_commit = time.monotonic()
+        pending, self._pending = self._pending, []
+        rows = np.concatenate([written.rows for written in pending]) if pending else np.empty(0)
+        if not len(rows):
+            self._count_failures(pending)
+            return
+        drops: dict[str, list[str]] = {}
+        replacing = rows[self._old_shard[rows] >= 0]
+        for row in replacing.tolist():
+            path = self._shard_paths[int(self._old_shard[row])]
+            drops.setdefault(path, []).append(self._images[row].as_py())
+        self._apply(
+            [written.shard for written in pending if written.shard is not None],
+            drops,
+            statuses=_add_up(written.statuses for written in pending),
+            read_bytes=sum(written.read_bytes for written in pending),
+            last=last and not self._waiting() - drops.keys(),
+        )
+        self.done[rows] = True
+        self._summary.computed += len(rows)
+        self._count_failures(pending)
+
+    def _count_failures(self, pending: Iterable[Written]) -> None:
+        for status, number in _add_up(written.statuses for written in pending).items():
+            if status != "ok":
+                self._summary.failed[status] = self._summary.failed.get(status, 0) + number
+
+    def finish(self) -> None:
+        """Commits the rest and drops or renames the rows that no new shard replaced."""
+        self.commit(last=True)
+        waiting = sorted(self._waiting())
+        for start in range(0, len(waiting), _REWRITES_A_COMMIT):
+            end = start + _REWRITES_A_COMMIT
+            self._apply([], {path: [] for path in waiting[start:end]}, last=end >= len(waiting))
+
+    def _waiting(self) -> set[str]:
+        """Shards with rows to drop or rename that no commit has rewritten yet."""
+        return {*self._drops, *self._replacements}
+
+    def _apply(
+        self,
+        add: Sequence[Shard],
+        drops: Mapping[str, list[str]],
+        *,
+        statuses: Mapping[str, int] | None = None,
+        read_bytes: int = 0,
+        last: bool = False,
+    ) -> None:
+        began = time.perf_counter()
+        removed: list[Shard] = []
+        rewrites = []
+        paths: list[str] = []
+        for path, images in drops.items():
+            shard = self._current[path]
+            if shard is None:
+                continue
+            replace = self._replacements.get(path, {})
+            gone = [*images, *self._drops.get(path, ())]
+            removed.append(shard)
+            paths.append(path)
+            rewrites.append(
+                {
+                    "shard_paths": [shard.path],
+                    "drop": {shard.path: gone},
+                    "replace": {shard.path: replace},
+                }
+            )
+        rows = self._table.row_format(self.snapshot.spec)
+        rewritten = merge_all(self._table.uri, rows, rewrites)
+        kept = [shard for shard in rewritten if shard is not None]
+        rewrite_s = time.perf_counter() - began
+        began = time.perf_counter()
+        written = sum(shard.bytes for shard in [*add, *kept])
+        mark = self._lease.mark(last=last)
+        self.snapshot = self._table.commit(
+            base=self.snapshot,
+            add=[*add, *kept],
+            remove=removed,
+            run=self._summary.run,
+            stats=history_entry(
+                self._summary,
+                images=self._summary.images_uri,
+                statuses=dict(statuses or {}),
+                bytes_read=read_bytes,
+                bytes_written=written,
+                shards_rewritten=len(removed),
+            ),
+            mark=mark,
+        )
+        self._lease.wrote(mark)
+        for path, shard in zip(paths, rewritten, strict=True):
+            self._current[path] = shard
+            self._drops.pop(path, None)
+            self._replacements.pop(path, None)
+        self._summary.add_seconds("rewrite", rewrite_s)
+        self._summary.add_seconds("commit", time.perf_counter() - began)
+        self._metrics.count_commit(written)
+        self._summary.commits += 1
+        self._summary.bytes_written += written
+        self._summary.version = self.snapshot.version
+        self._summary.rows = self.snapshot.rows
+
+
+def _add_up(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for count in counts:
+        for name, number in count.items():
+            total[name] = total.get(name, 0) + number
+    return total

@@ -1,0 +1,70 @@
+"""Pulling finished blocks out of a running pipeline, from a thread."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from bottleneck.pipeline.stages import StopPipeline
+
+#: How often a waiting thread looks whether it should end.
+_POLL_S = 0.2
+
+#: How long a pipeline may take to end its actors.
+_STOP_TIMEOUT_S = 30.0
+
+
+class Pump:
+    """Iterates in a thread, so that the loop can commit and react to signals meanwhile.
+
+    Args:
+        blocks: What :func:`bottleneck.pipeline.stages.run_stages` yields.
+
+    Attributes:
+        error: What ended the pipeline before its time, or None.
+    """
+
+    def __init__(self, blocks: Iterator[Any]) -> None:
+        self._queue: queue.Queue[Any] = queue.Queue(maxsize=2)
+        self._stopped = threading.Event()
+        self._finished = threading.Event()
+        self.error: BaseException | None = None
+        threading.Thread(target=self._pull, args=(blocks,), daemon=True).start()
+
+    def _pull(self, blocks: Iterator[Any]) -> None:
+        try:
+            for block in blocks:
+                while not self._stopped.is_set():
+                    try:
+                        self._queue.put(block, timeout=_POLL_S)
+                        break
+                    except queue.Full:
+                        continue
+                if self._stopped.is_set():
+                    break
+        except BaseException as e:  # handed to the loop, which decides
+            self.error = e
+        finally:
+            # Closing the iterator ends the pipeline's tasks and actors.
+            del blocks
+            self._finished.set()
+
+    def next(self, timeout_s: float) -> Any:
+        """Returns the next block, or None when there is none yet."""
+        try:
+            return self._queue.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+
+    @property
+    def ended(self) -> bool:
+        """Whether there will be no further block."""
+        return self._finished.is_set() and self._queue.empty()
+
+    def stop(self) -> None:
+        """Ends the pipeline, its tasks and its actors."""
+        self._stopped.set()
+        StopPipeline.asked.set()
+        self._finished.wait(_STOP_TIMEOUT_S)

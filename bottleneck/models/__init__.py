@@ -1,0 +1,1 @@
+"""Trained classifiers: heads, their files, and the networks of ImageNet."""

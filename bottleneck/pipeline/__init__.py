@@ -1,0 +1,1 @@
+"""What runs on workers: fetching, the stages of the pipeline, probing, hashing, writing."""

@@ -1,0 +1,154 @@
+"""Ray tasks that write: finished blocks become shards, shards are merged.
+
+Tasks that write ask for no CPU: the number of them in flight is bounded by who calls, and on a
+small machine a task that waited for a CPU which a stalled fetching task holds would stall both.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from bottleneck.cluster import nodes
+from bottleneck.cluster.calls import get_bounded
+from bottleneck.console.redaction import redact_text, redact_uri
+from bottleneck.errors import RunFailedError
+from bottleneck.pipeline.blocks import COST_SCHEMA, committable
+from bottleneck.table.location import filesystem_of
+from bottleneck.table.merging import merge_shards, ordered_runs
+from bottleneck.table.schemas import RowFormat
+from bottleneck.table.shards import Shard, write_shard
+
+T = TypeVar("T")
+
+#: Storage that answers with errors is tried again after 1, 2, 4, 8 and 16 seconds.
+_WRITE_ATTEMPTS = 6
+
+#: Errors of a file system that waiting does not cure.
+_FINAL_ERRNO = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
+
+#: Shards that each node may rewrite at a time.
+_MERGES_A_NODE = 2
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of a group of feature blocks.
+
+    Attributes:
+        shard: The shard; None when no row could be committed.
+        rows: (N,) int64, places in the plan of the rows it holds.
+        statuses: Number of images by status, unavailable ones included.
+        read_bytes: Bytes of image files read.
+        stage_s: Seconds by stage, added up over workers.
+    """
+
+    shard: Shard | None
+    rows: npt.NDArray[np.int64]
+    statuses: Mapping[str, int]
+    read_bytes: int
+    stage_s: Mapping[str, float]
+
+
+@ray.remote(num_cpus=0, max_retries=3)
+def write_blocks(table_uri: str, rows: RowFormat, *blocks: pa.Table) -> Written:
+    """Writes finished blocks as one shard, in `image` order."""
+    began = time.perf_counter()
+    kept = [committable(block) for block in blocks]
+    held = [block.select(rows.schema.names).cast(rows.schema) for block in kept]
+    runs = list(ordered_runs([block["image"] for block in held]))
+    filesystem, root = filesystem_of(table_uri)
+    shard = _persist(
+        table_uri,
+        lambda: write_shard(
+            filesystem,
+            root,
+            rows.length,
+            (held[block].slice(first, count) for block, first, count in runs),
+            rows.schema,
+        ),
+    )
+    statuses: dict[str, int] = {}
+    costs = pa.concat_tables([block.select(COST_SCHEMA.names) for block in blocks])
+    for block in blocks:
+        for entry in pc.value_counts(block["status"]).to_pylist():
+            statuses[entry["values"]] = statuses.get(entry["values"], 0) + entry["counts"]
+    stage_s = {
+        stage: float(pc.sum(costs[f"{stage}_s"]).as_py() or 0)
+        for stage in ("fetch", "decode", "inference")
+    }
+    return Written(
+        shard=shard,
+        rows=np.concatenate([block["row"].to_numpy() for block in kept]),
+        statuses=statuses,
+        read_bytes=int(pc.sum(costs["read_bytes"]).as_py() or 0),
+        stage_s=stage_s | {"write": time.perf_counter() - began},
+    )
+
+
+# Nothing says where the rows of old shards are, so that all would be rewritten on the head.
+@ray.remote(num_cpus=0, max_retries=3, scheduling_strategy="SPREAD")
+def merge(
+    table_uri: str,
+    rows: RowFormat,
+    shard_paths: Sequence[str],
+    drop: Mapping[str, Sequence[str]],
+    replace: Mapping[str, Mapping[str, Mapping[str, str | None]]],
+) -> Shard | None:
+    """Runs :func:`bottleneck.table.merging.merge_shards` on a worker."""
+    filesystem, root = filesystem_of(table_uri)
+    return _persist(
+        table_uri,
+        lambda: merge_shards(
+            filesystem,
+            root,
+            rows.length,
+            shard_paths,
+            drop=drop,
+            replace=replace,
+            schema=rows.schema,
+        ),
+    )
+
+
+def merge_all(
+    table_uri: str, rows: RowFormat, groups: Iterable[Mapping[str, Any]]
+) -> list[Shard | None]:
+    """Merges groups of shards, a few at a time on each node.
+
+    Args:
+        table_uri: The table.
+        rows: What its rows look like.
+        groups: The last three arguments of :func:`merge` by name, for each shard to write.
+
+    Returns:
+        The shards in the order of the groups; None where no row was left.
+    """
+    start: Any = merge.remote
+    calls = (start(table_uri, rows, **group) for group in groups)
+    return get_bounded(calls, _MERGES_A_NODE * max(1, len(nodes.nodes())))
+
+
+def _persist(table_uri: str, write: Callable[[], T]) -> T:
+    """Writes to storage, with patience for errors that pass."""
+    for attempt in range(_WRITE_ATTEMPTS):
+        try:
+            return write()
+        except OSError as e:
+            if e.errno in _FINAL_ERRNO or attempt + 1 == _WRITE_ATTEMPTS:
+                raise RunFailedError(
+                    f"cannot write a shard to {redact_uri(table_uri)}: "
+                    f"{redact_text(str(e).splitlines()[0])[:300]}; "
+                    "what was committed before stays, make room or repair the storage and run again"
+                ) from e
+            time.sleep(2**attempt)
+    raise AssertionError("unreachable")

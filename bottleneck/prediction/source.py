@@ -1,0 +1,96 @@
+"""What the predict job classifies: images, or rows of a features table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from bottleneck.config.values import parse_time
+from bottleneck.console.redaction import redact_uri
+from bottleneck.errors import SpecMismatchError
+from bottleneck.incremental.known_archives import recall_archives
+from bottleneck.incremental.plan import Plan
+from bottleneck.models.classifier import LocatedModel
+from bottleneck.prediction.config import PredictConfig
+from bottleneck.sources.listing import list_images
+from bottleneck.sources.rows import LISTING_SCHEMA
+from bottleneck.storage.uris import normalize_uri
+from bottleneck.table.snapshot import Snapshot, read_identities
+from bottleneck.table.table import FeaturesTable
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is to be classified.
+
+    Attributes:
+        images: Rows of :data:`LISTING_SCHEMA`.
+        skipped: Files that are no images, by reason.
+        archives: What was learned of tar files.
+        table: The features table, when that is the source.
+    """
+
+    images: pa.Table
+    skipped: Mapping[str, int]
+    archives: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    table: Snapshot | None = None
+
+
+def _source(config: PredictConfig, snapshot: Snapshot | None, model: LocatedModel) -> _Source:
+    if config.images:
+        known = recall_archives(snapshot, config.layout) if snapshot else None
+        listing = list_images(config.images, layout=config.layout, known_archives=known)
+        return _Source(listing.images, listing.skipped, archives=listing.archives)
+    as_of = None if config.as_of is None else parse_time(config.as_of)
+    features = FeaturesTable.open(normalize_uri(config.features)).snapshot(
+        version=config.version, as_of=as_of
+    )
+    _require_fitting(model, features)
+    return _Source(_rows_of(features), {}, table=features)
+
+
+def _require_fitting(model: LocatedModel, features: Snapshot) -> None:
+    """Refuses features that the head was not trained on."""
+    differences = model.spec.differences(features.spec)
+    if differences:
+        listed = "; ".join(
+            f"{name}: {mine} in the model, {theirs} in the table"
+            for name, mine, theirs in differences
+        )
+        raise SpecMismatchError(
+            f"the model {redact_uri(model.uri)} was trained on other features than those of "
+            f"{redact_uri(features.table_uri)} ({listed}); give the table it was trained on, or "
+            "a model of this one"
+        )
+
+
+def _rows_of(features: Snapshot) -> pa.Table:
+    """Lists a features table's rows as if they were images; failed rows keep their status."""
+    columns = ("image", "label", "split", "fingerprint", "sha256", "status")
+    rows = read_identities(features, columns)
+    paths = pl.Series([shard.path for shard in features.shards], dtype=pl.String)
+    listed = rows.select(
+        "image",
+        uri=paths.gather(rows["shard"]) if len(rows) else pl.lit("", pl.String),
+        label="label",
+        split="split",
+        # Says of what content the features are, so that new features give new predictions.
+        fingerprint=pl.concat_str(
+            "status", pl.coalesce("sha256", "fingerprint", pl.lit("")), separator=":"
+        ),
+        bytes=pl.lit(None, pl.Int64),
+        offset=pl.int_range(pl.len(), dtype=pl.Int64).over("shard"),
+    )
+    table = listed.sort("image").to_arrow()
+    return table.select(LISTING_SCHEMA.names).cast(LISTING_SCHEMA)
+
+
+def _by_shard(plan: Plan) -> Plan:
+    """Orders the work as the features lie, so that each row group is read about once."""
+    work = plan.work.sort_by([("uri", "ascending"), ("offset", "ascending")])
+    rows = pa.array(np.arange(work.num_rows, dtype=np.int64))
+    return replace(plan, work=work.set_column(0, work.schema.field(0), rows).combine_chunks())

@@ -1,0 +1,1 @@
+"""Where images come from: folders, object stores, lists and tar archives."""

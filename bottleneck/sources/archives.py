@@ -1,0 +1,297 @@
+"""Tar shards in the WebDataset layout: where each image lies in them, and its label.
+
+Archives are read as streams of headers and are never extracted: an image is fetched later by its
+byte range, with one request. ``key.cls``, ``key.json`` (``{"label": …}`` or ``{"cls": …}``) or
+``key.txt``, in this order, beside ``key.jpg`` hold its label; otherwise the folders of
+``<folder of the archive>/<member>`` tell label and split as they do for files (see
+``sources.rules.Rules``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import tarfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, BinaryIO, cast
+
+import obstore
+import polars as pl
+import pyarrow as pa
+
+from bottleneck.console.redaction import redact_uri
+from bottleneck.errors import SourceError
+from bottleneck.sources.rows import Tally, sift
+from bottleneck.sources.rules import Rules, canonical_split, with_layout
+from bottleneck.storage.files import file_error, filesystem_of
+from bottleneck.storage.object_stores import StoreOptions, open_store
+from bottleneck.storage.uris import is_local, is_object_store, local_path, split_object_uri
+
+#: Read ahead in a remote archive: headers and labels of members smaller than this cost a share of
+#: a request, larger members are skipped without being read.
+READ_AHEAD_BYTES = 4 * 1024 * 1024
+
+_LABEL_EXTENSIONS = ("cls", "json", "txt")
+_MAX_LABEL_BYTES = 1024 * 1024
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
+_MEMBER = re.compile(r"^(?P<archive>.*)@(?P<offset>\d+)\+(?P<length>\d+)$", re.DOTALL)
+_MEMBER_SCHEMA = {
+    "path": pl.String,
+    "bytes": pl.Int64,
+    "offset": pl.Int64,
+    "label": pl.String,
+}
+KnownArchives = Mapping[str, tuple[str, pa.Table]]
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A tar file of the source.
+
+    Attributes:
+        image: its path relative to the source, the prefix of its images' identities.
+        uri: normalised URI.
+        bytes: size.
+        fingerprint: of the whole archive.
+    """
+
+    image: str
+    uri: str
+    bytes: int
+    fingerprint: str
+
+
+def list_archives(
+    archives: list[Archive],
+    rules: Rules,
+    tally: Tally,
+    known: KnownArchives | None,
+    concurrency: int,
+) -> Iterator[tuple[Archive, pl.DataFrame]]:
+    """Listing rows of each archive's images, several archives at a time.
+
+    Args:
+        archives: the tar files.
+        rules: extensions and layout.
+        tally: counts requests and skipped members.
+        known: see ``sources.listing.list_images``.
+        concurrency: archives read side by side.
+
+    Raises:
+        SourceError: an archive is compressed, damaged, truncated or cannot be read.
+    """
+
+    def rows_of(archive: Archive) -> pl.DataFrame:
+        fingerprint, rows = (known or {}).get(archive.image, ("", None))
+        if rows is not None and fingerprint == archive.fingerprint:
+            return _known_rows(archive, rows)
+        return _read_rows(archive, rules, tally)
+
+    with ThreadPoolExecutor(concurrency, thread_name_prefix="tar") as pool:
+        yield from zip(archives, pool.map(rows_of, archives), strict=True)
+
+
+def _known_rows(archive: Archive, rows: pa.Table) -> pl.DataFrame:
+    """Listing rows again from a snapshot's; place and size stand in their fingerprints."""
+    frame = cast(
+        pl.DataFrame, pl.from_arrow(rows.select(["image", "label", "split", "fingerprint"]))
+    )
+    place = pl.col("fingerprint").str.extract_groups(_MEMBER.pattern).struct
+    return frame.with_columns(
+        pl.col("image", "label", "split", "fingerprint").cast(pl.String)
+    ).select(
+        "image",
+        pl.lit(archive.uri).alias("uri"),
+        "label",
+        "split",
+        "fingerprint",
+        place.field("length").cast(pl.Int64).alias("bytes"),
+        place.field("offset").cast(pl.Int64).alias("offset"),
+    )
+
+
+def _read_rows(archive: Archive, rules: Rules, tally: Tally) -> pl.DataFrame:
+    try:
+        with contextlib.closing(_open_archive(archive, tally)) as file:
+            members, labels = _read_members(archive, file, tally)
+    except tarfile.TarError as e:
+        raise _damaged(archive, str(e)) from e
+    except SourceError:
+        raise
+    except Exception as e:
+        raise file_error(archive.uri, e) from e
+    images, _ = sift(members, rules, tally, archives=False)
+    folder = archive.image.rpartition("/")[0]
+    prefix = f"{folder}/" if folder else ""
+    placed = with_layout(
+        images.with_columns(place=pl.concat_str(pl.lit(prefix), pl.col("path"))),
+        rules.layout,
+        "place",
+    )
+    own = pl.Series("own", _labels_of(images.get_column("path"), labels), dtype=pl.String)
+    return placed.with_columns(own).select(
+        pl.concat_str(pl.lit(archive.image + "/"), pl.col("path")).alias("image"),
+        pl.lit(archive.uri).alias("uri"),
+        pl.coalesce("own", "label").alias("label"),
+        canonical_split().alias("split"),
+        pl.format("{}@{}+{}", pl.lit(archive.fingerprint), "offset", "bytes").alias("fingerprint"),
+        "bytes",
+        "offset",
+    )
+
+
+def _read_members(
+    archive: Archive, file: BinaryIO, tally: Tally
+) -> tuple[pl.DataFrame, dict[str, dict[str, str]]]:
+    """Name, size and offset of all files in an archive that are no labels, and the labels."""
+    start = file.read(8)
+    for magic, name in _COMPRESSED.items():
+        if start.startswith(magic):
+            raise SourceError(
+                f"{redact_uri(archive.uri)} is compressed ({name}): members of a compressed "
+                "archive cannot be read one by one; store it as plain tar (images are compressed "
+                "already)"
+            )
+    file.seek(0)
+    columns: dict[str, list[Any]] = {"path": [], "bytes": [], "offset": []}
+    labels: dict[str, dict[str, str]] = {}
+    tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115
+    while (member := tar.next()) is not None:
+        # tarfile keeps every member it has seen.
+        tar.members.clear()  # type: ignore[attr-defined]
+        if not member.isfile() or member.issparse():
+            if not member.isdir():
+                tally.skip("not_a_file")
+            continue
+        path = member.name.removeprefix("./").lstrip("/")
+        stem, _, extension = path.rpartition(".")
+        if extension.lower() in _LABEL_EXTENSIONS and member.size <= _MAX_LABEL_BYTES:
+            file.seek(member.offset_data)
+            text = file.read(member.size)
+            label = _parse_label(archive, member.name, extension.lower(), text)
+            if label is not None:
+                labels.setdefault(stem, {})[extension.lower()] = label
+            tally.skip("sidecar")
+            continue
+        columns["path"].append(path)
+        columns["bytes"].append(member.size)
+        columns["offset"].append(member.offset_data)
+    _check_end(archive, file, tar.offset)
+    members = pl.DataFrame(
+        columns, schema={name: _MEMBER_SCHEMA[name] for name in columns}, orient="col"
+    )
+    return members, labels
+
+
+def _check_end(archive: Archive, file: BinaryIO, offset: int) -> None:
+    """Tarfile takes damage and a missing end for the end: look whether it is one."""
+    file.seek(offset)
+    block = file.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        raise _damaged(archive, f"it ends at byte {offset} without the end-of-archive mark")
+    if block.strip(b"\0"):
+        raise _damaged(archive, f"there is no member header at byte {offset}")
+
+
+def _damaged(archive: Archive, why: str) -> SourceError:
+    return SourceError(
+        f"{redact_uri(archive.uri)} is not a whole tar archive ({why}); it may be truncated or "
+        "still being written: write it again or take it out of the source"
+    )
+
+
+def _parse_label(archive: Archive, member: str, extension: str, data: bytes) -> str | None:
+    try:
+        text = data.decode().strip()
+        if extension != "json":
+            return text or None
+        value = json.loads(text)
+    except ValueError as e:
+        raise SourceError(
+            f"{redact_uri(archive.uri)}: label file {member!r} cannot be read ({e}); it must be "
+            + ("JSON" if extension == "json" else "UTF-8 text")
+        ) from e
+    if isinstance(value, dict):
+        value = value.get("label", value.get("cls"))
+    return value if value is None or isinstance(value, str) else json.dumps(value)
+
+
+def _labels_of(paths: pl.Series, labels: dict[str, dict[str, str]]) -> list[str | None]:
+    """Each path's label: of its name without the extension, else of its WebDataset key."""
+    if not labels:
+        return [None] * len(paths)
+    found: list[str | None] = []
+    for path in paths:
+        folder, slash, name = path.rpartition("/")
+        of_stem = labels.get(path.rpartition(".")[0])
+        of_key = labels.get(f"{folder}{slash}{name.split('.', 1)[0]}")
+        texts = of_stem or of_key or {}
+        found.append(next((texts[e] for e in _LABEL_EXTENSIONS if e in texts), None))
+    return found
+
+
+def _open_archive(archive: Archive, tally: Tally) -> BinaryIO:
+    if is_local(archive.uri):
+        return local_path(archive.uri).open("rb")
+    return cast(BinaryIO, io.BufferedReader(_RemoteArchive(archive, tally), READ_AHEAD_BYTES))
+
+
+class _RemoteArchive(io.RawIOBase):
+    """A remote archive's bytes by range; every read is a request."""
+
+    def __init__(self, archive: Archive, tally: Tally) -> None:
+        self._archive = archive
+        self._tally = tally
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._archive.bytes}
+        self._position = start[whence] + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._position + len(buffer), self._archive.bytes)
+        if end <= self._position:
+            return 0
+        self._tally.add_requests()
+        data = _read_range(self._archive, self._position, end)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+def _read_range(archive: Archive, start: int, end: int) -> bytes:
+    if not is_object_store(archive.uri):
+        filesystem, path = filesystem_of(archive.uri)
+        return bytes(filesystem.cat_file(path, start=start, end=end))
+    root, key = split_object_uri(archive.uri)
+    options: Any = {"range": (start, end)}
+    etag = archive.fingerprint.removeprefix("etag:")
+    if etag != archive.fingerprint:
+        # Offsets of one version and a fingerprint of another would pair images with wrong bytes.
+        options["if_match"] = f'"{etag}"'
+    try:
+        answer = obstore.get(open_store(root, StoreOptions()), key, options=options)
+        return bytes(answer.bytes())
+    except obstore.exceptions.PreconditionError as e:
+        raise SourceError(
+            f"{redact_uri(archive.uri)} was replaced while it was being listed; run again"
+        ) from e

@@ -1,0 +1,1 @@
+"""The status job: what a table holds and what its runs did."""

@@ -1,0 +1,1 @@
+"""Bytes anywhere: URIs, files, object stores, fingerprints, many reads at once."""

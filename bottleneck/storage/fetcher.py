@@ -1,0 +1,284 @@
+"""Bytes from anywhere: images many at a time, with one request each.
+
+``s3://``, ``gs://`` and ``az://`` are read through obstore, local paths with ``open``, any other
+scheme (``memory://``, ``http://``, …) through fsspec, which takes two requests where it is remote.
+Nothing here knows Ray or Keras.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from bottleneck.console.redaction import redact_text, redact_uri
+from bottleneck.errors import SourceError
+from bottleneck.storage.files import filesystem_of, root_cause, stat_of_info
+from bottleneck.storage.fingerprints import (
+    LIST_FINGERPRINT,
+    fingerprint_of_meta,
+    member_fingerprint,
+    mtime_fingerprint,
+)
+from bottleneck.storage.object_stores import StoreOptions, explain, open_store
+from bottleneck.storage.uris import is_local, is_object_store, local_path, split_object_uri
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+_TRANSIENT_ERRNO = frozenset(
+    {
+        errno.EACCES,
+        errno.EAGAIN,
+        errno.EBUSY,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ENOTCONN,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FetchRequest:
+    """One image to read: a listing's row.
+
+    Attributes:
+        uri: normalised URI of the image, or of the archive that holds it.
+        offset: first byte of a tar member; None for a whole object.
+        length: bytes of the tar member; None for a whole object.
+        fingerprint: the listing's fingerprint. One that the user's list file gave (``list:…``)
+            is returned as it is; any other is ignored, for the answer's own.
+    """
+
+    uri: str
+    offset: int | None = None
+    length: int | None = None
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """An image's bytes, or why there are none.
+
+    Attributes:
+        data: the bytes; None if ``status`` is set.
+        fingerprint: of the very answer that carried the bytes, in the listing's form; None when
+            nothing answered.
+        status: None, or ``missing``, ``too_large``, ``truncated``, ``unreadable`` (until the image
+            changes), or ``unavailable`` (storage, network, credentials or permission: try again).
+        error: one line; None if ``status`` is None.
+    """
+
+    data: bytes | None = None
+    fingerprint: str | None = None
+    status: str | None = None
+    error: str | None = None
+
+
+_STATUS_OF_KIND = {
+    "missing": "missing",
+    "missing_bucket": "missing",
+    "bad_name": "unreadable",
+    "range": "truncated",
+    "other": "unreadable",
+}
+
+
+@dataclass
+class Fetcher:
+    """Reads images concurrently, one request each; safe to pickle and to use in Ray workers.
+
+    When storage stops answering, the first images wait out ``retry_s``; once ``concurrency`` of
+    them in a row have, the rest of the call is ``unavailable`` at once, so that an outage costs a
+    call about ``retry_s`` and not ``retry_s`` an image.
+
+    Attributes:
+        concurrency: requests in flight.
+        timeout_s: seconds without a byte after which a request to an object store is given up.
+        max_bytes: larger images become ``too_large`` without their bytes being downloaded.
+        retry_s: seconds during which one image's transient failures are retried.
+    """
+
+    concurrency: int = 32
+    timeout_s: float = 30.0
+    max_bytes: int = 256 * 1024 * 1024
+    retry_s: float = 120.0
+    _pool: ThreadPoolExecutor | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pool": None}
+
+    def fetch(self, requests: Sequence[FetchRequest]) -> list[Fetched]:
+        """Reads all requests; the answers come in their order, and none of them raises."""
+        if not requests:
+            return []
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="fetch")
+        call = _Call(self)
+        answers: list[Fetched] = [Fetched()] * len(requests)
+        coming = iter(range(len(requests)))
+
+        def fetch_the_next() -> None:
+            # Threads share the iterator: a future for each image would cost more than a local read.
+            for number in coming:
+                answers[number] = call.fetch_one(requests[number])
+
+        threads = min(self.concurrency, len(requests))
+        for thread in [self._pool.submit(fetch_the_next) for _ in range(threads)]:
+            thread.result()
+        return answers
+
+    def close(self) -> None:
+        """Ends the threads; the next ``fetch`` starts new ones."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
+
+
+class _Call:
+    """One ``Fetcher.fetch``: its clients, and how many requests in a row found no answer."""
+
+    def __init__(self, fetcher: Fetcher) -> None:
+        self._fetcher = fetcher
+        self._options = StoreOptions(timeout_s=fetcher.timeout_s, retry_s=fetcher.retry_s)
+        self._lock = threading.Lock()
+        self._stores: dict[str, ObjectStore] = {}
+        self._silent: dict[str, int] = {}
+
+    def fetch_one(self, request: FetchRequest) -> Fetched:
+        root = split_object_uri(request.uri)[0]
+        if self._silent.get(root, 0) >= self._fetcher.concurrency:
+            return Fetched(
+                status="unavailable",
+                error=f"not tried: {redact_uri(root)} did not answer the requests before",
+            )
+        answered = True
+        try:
+            if request.length is not None and request.length > self._fetcher.max_bytes:
+                fetched = self._too_large(request.length, None)
+            elif is_object_store(request.uri):
+                fetched = self._fetch_object(request)
+            elif is_local(request.uri):
+                fetched = self._fetch_local(request)
+            else:
+                fetched = self._fetch_other(request)
+        except Exception as e:
+            # Whatever a storage driver raises is this one image's failure.
+            fetched = _failed(request.uri, e)
+            answered = _is_denied(request.uri, e)
+        with self._lock:
+            silent = fetched.status == "unavailable" and not answered
+            self._silent[root] = self._silent.get(root, 0) + 1 if silent else 0
+        if fetched.fingerprint and (request.fingerprint or "").startswith(LIST_FINGERPRINT):
+            return Fetched(fetched.data, request.fingerprint, fetched.status, fetched.error)
+        return fetched
+
+    def _fetch_object(self, request: FetchRequest) -> Fetched:
+        import obstore
+
+        root, key = split_object_uri(request.uri)
+        with self._lock:
+            store = self._stores.get(root)
+            if store is None:
+                store = self._stores[root] = open_store(root, self._options)
+        if request.offset is None or request.length is None:
+            answer = obstore.get(store, key)
+        elif request.length == 0:
+            # An empty range cannot be asked for.
+            answer = obstore.get(store, key, options={"head": True})
+        else:
+            span = (request.offset, request.offset + request.length)
+            answer = obstore.get(store, key, options={"range": span})
+        meta = answer.meta
+        fingerprint = fingerprint_of_meta(meta)
+        if request.length is None and meta["size"] > self._fetcher.max_bytes:
+            return self._too_large(meta["size"], fingerprint)
+        data = b"" if request.length == 0 else bytes(answer.bytes())
+        return _complete(request, data, fingerprint)
+
+    def _fetch_local(self, request: FetchRequest) -> Fetched:
+        # Non-blocking: opening a named pipe must not wait for its writer.
+        descriptor = os.open(local_path(request.uri), os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                return Fetched(status="unreadable", error="is not a regular file")
+            # The fingerprint is older than the bytes: a file that changes now is read again.
+            fingerprint = mtime_fingerprint(status.st_size, status.st_mtime_ns)
+            if request.length is None and status.st_size > self._fetcher.max_bytes:
+                return self._too_large(status.st_size, fingerprint)
+            with open(descriptor, "rb", closefd=False) as file:
+                file.seek(request.offset or 0)
+                data = file.read(request.length)
+        finally:
+            os.close(descriptor)
+        return _complete(request, data, fingerprint)
+
+    def _fetch_other(self, request: FetchRequest) -> Fetched:
+        filesystem, path = filesystem_of(request.uri)
+        found = stat_of_info(filesystem.info(path))
+        if request.length is None and found.bytes > self._fetcher.max_bytes:
+            return self._too_large(found.bytes, found.fingerprint)
+        end = None if request.length is None else (request.offset or 0) + request.length
+        data = filesystem.cat_file(path, start=request.offset, end=end)
+        return _complete(request, bytes(data), found.fingerprint)
+
+    def _too_large(self, size: int, fingerprint: str | None) -> Fetched:
+        return Fetched(
+            None, fingerprint, "too_large", f"{size} bytes; the limit is {self._fetcher.max_bytes}"
+        )
+
+
+def _complete(request: FetchRequest, data: bytes, fingerprint: str) -> Fetched:
+    if request.offset is None or request.length is None:
+        return Fetched(data, fingerprint)
+    fingerprint = member_fingerprint(fingerprint, request.offset, request.length)
+    if len(data) < request.length:
+        error = f"the archive ends after {len(data)} of the member's {request.length} bytes"
+        return Fetched(None, fingerprint, "truncated", error)
+    return Fetched(data, fingerprint)
+
+
+def _failed(uri: str, error: Exception) -> Fetched:
+    """Sorts an exception into a status; unknown trouble counts as passing, so it is tried again."""
+    if isinstance(error, SourceError):
+        return Fetched(status="unavailable", error=str(error))
+    if is_object_store(uri):
+        problem = explain(error)
+        return Fetched(
+            status=_STATUS_OF_KIND.get(problem.kind, "unavailable"), error=problem.detail
+        )
+    error = root_cause(error)
+    http_status = getattr(error, "status", None)
+    reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+    reason = redact_text(str(reason).split("\n", 1)[0])[:300]
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return Fetched(status="missing", error="No such file")
+    if isinstance(http_status, int):
+        passing = http_status >= 500 or http_status in {401, 403, 408, 425, 429}
+        return Fetched(
+            status="unavailable" if passing else "unreadable", error=f"HTTP {http_status}"
+        )
+    permanent = isinstance(error, IsADirectoryError | ValueError | ImportError)
+    if is_local(uri) and isinstance(error, OSError):
+        permanent = error.errno not in _TRANSIENT_ERRNO
+    return Fetched(status="unreadable" if permanent else "unavailable", error=reason)
+
+
+def _is_denied(uri: str, error: Exception) -> bool:
+    """Whether storage answered that this one image may not be read."""
+    if is_object_store(uri):
+        return explain(error).kind == "denied"
+    error = root_cause(error)
+    return isinstance(error, PermissionError) or getattr(error, "status", None) == 403

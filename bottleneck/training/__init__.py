@@ -1,0 +1,1 @@
+"""The train job: a features table to a model."""

@@ -1,0 +1,220 @@
+"""The train job: snapshot → splits → Ray Train → evaluation → model files.
+
+:func:`train` reads like the run itself. The driver holds no features: workers read, fit and judge
+them, the driver decides and writes down what came out.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from bottleneck.backbones.config import BackboneConfig, backbone_of, require_same_weights
+from bottleneck.cluster import calls, connection
+from bottleneck.config.values import worker_range
+from bottleneck.console import logs
+from bottleneck.console.interruption import Interruption
+from bottleneck.console.redaction import redact_uri
+from bottleneck.errors import ConfigError
+from bottleneck.models.heads import HeadConfig
+from bottleneck.pipeline import probe
+from bottleneck.storage.uris import normalize_uri
+from bottleneck.table.snapshot import Snapshot
+from bottleneck.table.table import FeaturesTable
+from bottleneck.training.checkpoint import best_weights
+from bottleneck.training.config import TrainConfig, given_weights
+from bottleneck.training.fit_config import FitConfig
+from bottleneck.training.model_writing import write_model
+from bottleneck.training.ray_train import TrainingRun
+from bottleneck.training.resume import (
+    discard,
+    earlier_settings,
+    require_room,
+    require_same,
+    settings_of,
+    write_settings,
+)
+from bottleneck.training.rows import FeatureRows, window_rows
+from bottleneck.training.splits import SPLITS, LabelledRows, select_rows
+from bottleneck.training.summary import TrainSummary
+
+
+def train(config: TrainConfig) -> TrainSummary:
+    """Trains a head and writes the model.
+
+    Args:
+        config: What to do.
+
+    Returns:
+        What was done.
+
+    Raises:
+        BottleneckError: Something the user can mend, or the training could not finish; finished
+            epochs stay for ``resume``.
+    """
+    began, run_id = time.monotonic(), logs.begin_run()
+    config = config.settled
+    model_uri = normalize_uri(config.model)
+    with Interruption() as interruption:
+        table = FeaturesTable.open(normalize_uri(config.features))
+        earlier = earlier_settings(model_uri)
+        require_room(config, model_uri, earlier)
+        if config.resume and earlier is not None:
+            config = _at_earlier_version(config, int(earlier["version"]))
+        snapshot = table.snapshot(version=config.version, as_of=config.moment)
+        rows = select_rows(snapshot, config)
+        summary = _begun(run_id, config, snapshot, rows)
+        for text in summary.warnings:
+            logs.say(f"note: {text}", event="notice", level=logging.WARNING)
+
+        connection.connect(config.address)
+        interruption.reinstall()
+        backbone = backbone_of(snapshot.spec, config.weights)
+        _require_weights(snapshot, backbone)
+        storage, window = _memory(config, snapshot, rows)
+        fit = _fit_config(config, snapshot, rows, storage)
+        # Refuses what the cluster has no room for before anything is written.
+        run = TrainingRun(config, model_uri, snapshot, rows, fit, window)
+        settings = settings_of(snapshot, rows, fit)
+        if config.resume:
+            require_same(earlier, settings)
+        else:
+            discard(model_uri)
+            write_settings(model_uri, settings)
+        state = run.execute()
+
+        progress = json.loads(state["progress"].tobytes())
+        weights = best_weights(state)
+        summary.history, summary.best_epoch = progress["history"], progress["best_epoch"]
+        summary.epochs, summary.storage = len(summary.history), storage
+        summary.evaluated_on, summary.evaluation = run.judge(weights)
+        write_model(config, model_uri, snapshot, fit, weights, backbone, summary)
+        discard(model_uri)
+    summary.seconds = time.monotonic() - began
+    return summary
+
+
+def _at_earlier_version(config: TrainConfig, version: int) -> TrainConfig:
+    """Has a training go on with the rows that it was begun with."""
+    if config.as_of is not None or config.version not in (None, version):
+        asked = "--as-of" if config.as_of is not None else f"--version {config.version}"
+        raise ConfigError(
+            f"--resume goes on with version {version} of the table, which the stopped training "
+            f"was begun with; drop {asked}"
+        )
+    return replace(config, version=version)
+
+
+def _begun(
+    run_id: str, config: TrainConfig, snapshot: Snapshot, rows: LabelledRows
+) -> TrainSummary:
+    counts = {split: rows.counts(split) for split in SPLITS}
+    summary = TrainSummary(
+        run=run_id,
+        features_uri=redact_uri(snapshot.table_uri),
+        model_uri=redact_uri(normalize_uri(config.model)),
+        version=snapshot.version,
+        labels=rows.labels,
+        rows={split: int(found.sum()) for split, found in counts.items()},
+        left_out=rows.left_out,
+        workers=config.workers,
+    )
+    for split, found in counts.items():
+        absent = [rows.labels[number] for number in np.flatnonzero(found == 0)]
+        if not found.any():
+            if split == "validation":
+                summary.warnings.append(
+                    "no row is in the validation split: every epoch is trained, the last is kept"
+                )
+        elif absent:
+            named = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
+            summary.warnings.append(f"no {split} row has the label(s) {named}")
+    return summary
+
+
+def _require_weights(snapshot: Snapshot, backbone: BackboneConfig) -> None:
+    """Finds out before the training whether its model can be put together after it."""
+    spec = snapshot.spec
+    found = calls.get_all(
+        [probe.describe.remote(backbone, spec.resize, spec.interpolation, spec.decode)]
+    )[0]
+    require_same_weights(spec, found.spec)
+
+
+def _memory(config: TrainConfig, snapshot: Snapshot, rows: LabelledRows) -> tuple[str, int]:
+    """Decides how features are held and how many at a time."""
+    length = FeatureRows(snapshot, rows.shard, rows.row, rows.label, config.pool).length
+    held = int((rows.split != SPLITS.index("test")).sum())
+    low, _ = worker_range(config.workers)
+
+    def window(storage: str) -> int:
+        return window_rows(length, storage, config.memory_gb * 1e9, low, held)
+
+    if config.storage != "auto":
+        return config.storage, window(config.storage)
+    # Averages of 16-bit values need more bits than these had.
+    if snapshot.spec.precision != "float32" and config.pool != "avg":
+        return snapshot.spec.precision, window(snapshot.spec.precision)
+    if 4 * length * held <= config.memory_gb * 1e9 * low:
+        return "float32", held
+    return "float16", window("float16")
+
+
+def _fit_config(
+    config: TrainConfig, snapshot: Snapshot, rows: LabelledRows, storage: str
+) -> FitConfig:
+    hidden = config.hidden if config.head == "mlp" else ()
+    head = HeadConfig(
+        shape=snapshot.spec.shape,
+        classes=len(rows.labels),
+        hidden=tuple(hidden or ()),
+        pool=config.pool,
+        dropout=config.dropout or 0.0,
+        l2=config.l2 or 0.0,
+        standardize=bool(config.standardize),
+        binary=config.binary,
+        seed=config.seed,
+    )
+    if config.pool != "none" and len(head.shape) != 3:
+        raise ConfigError(
+            f"--pool {config.pool} needs a map and the table's features are vectors of shape "
+            f"{head.shape}; drop --pool"
+        )
+    assert config.optimizer is not None and config.learning_rate is not None
+    assert config.epochs is not None and config.batch_size is not None
+    assert config.patience is not None
+    return FitConfig(
+        head=head,
+        optimizer=config.optimizer,
+        learning_rate=config.learning_rate,
+        schedule=config.schedule,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        class_weights=_class_weights(config.class_weights, rows),
+        monitor=config.monitor,
+        patience=config.patience,
+        seed=config.seed,
+        storage=storage,
+        total_rows=int(rows.counts("train").sum()),
+    )
+
+
+def _class_weights(text: str, rows: LabelledRows) -> tuple[float, ...]:
+    if text == "balanced":
+        counts = rows.counts("train")
+        present = max(1, int((counts > 0).sum()))
+        return tuple(
+            float(counts.sum()) / (present * int(count)) if count else 1.0 for count in counts
+        )
+    given = given_weights(text) or {}
+    unknown = sorted(set(given) - set(rows.labels))
+    if unknown:
+        raise ConfigError(
+            f"--class-weights names the label {unknown[0]!r}, which the table does not have; "
+            f"its labels are {', '.join(rows.labels[:10])}{', …' if len(rows.labels) > 10 else ''}"
+        )
+    return tuple(given.get(label, 1.0) for label in rows.labels)

@@ -1,0 +1,271 @@
+"""One call of Ray Train: how many workers of what size, its progress, its result, its figures."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from bottleneck.cluster import calls
+from bottleneck.cluster import nodes as cluster_nodes
+from bottleneck.cluster.head_watch import watching_head
+from bottleneck.config.values import worker_range
+from bottleneck.console import logs
+from bottleneck.console.interruption import InterruptedRunError
+from bottleneck.console.redaction import redact_text
+from bottleneck.errors import ConfigError, RunFailedError
+from bottleneck.evaluation.evaluate import evaluate, most_judged
+from bottleneck.evaluation.figures import Evaluation
+from bottleneck.table.location import filesystem_of
+from bottleneck.table.snapshot import Snapshot
+from bottleneck.training.checkpoint import load_state
+from bottleneck.training.config import TrainConfig
+from bottleneck.training.fit_config import FitConfig
+from bottleneck.training.resume import UNFINISHED
+from bottleneck.training.rows import FeatureRows, window_rows
+from bottleneck.training.splits import SPLITS, LabelledRows
+from bottleneck.training.tf_config import TensorflowCluster
+from bottleneck.training.worker import EpochLog, WorkerConfig, judge_rows, train_worker
+
+#: Figures of an epoch that are shown.
+_SHOWN = ("loss", "accuracy", "val_loss", "val_accuracy")
+
+#: Splits that the figures may be from, the first that has rows.
+_JUDGED = ("test", "validation")
+
+_POLL_S = 0.3
+_CHECKPOINTS_KEPT = 2
+_MAX_CPUS_PER_WORKER = 8
+
+
+@dataclass(frozen=True)
+class _Workers:
+    number: int | tuple[int, int]
+    cpus: float
+    gpus: float
+
+    @property
+    def threads(self) -> int:
+        return max(1, int(self.cpus))
+
+
+def _size_workers(config: TrainConfig, nodes: Sequence[Mapping[str, float]]) -> _Workers:
+    """Decides what each worker gets of these nodes, those that may be added included."""
+    low, high = worker_range(config.workers)
+    gpus = config.gpus_per_worker
+    if gpus is None:
+        gpus = 1.0 if any(node.get("GPU", 0) for node in nodes) else 0.0
+    cpus = config.cpus_per_worker
+    if cpus is None:
+        # As many as leave room for all, each on one node.
+        sizes = [1.0] if gpus else [float(size) for size in range(_MAX_CPUS_PER_WORKER, 0, -1)]
+        cpus = next((size for size in sizes if _room(nodes, size, gpus) >= low), 1.0)
+    room = _room(nodes, cpus, gpus)
+    if room < low:
+        there = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
+        raise ConfigError(
+            f"--workers {config.workers}: the cluster has room for {room} workers of {cpus:g} CPUs "
+            f"and {gpus:g} GPUs ({there['CPU']:g} CPUs, {there['GPU']:g} GPUs in all); lower "
+            "--workers, --cpus-per-worker or --gpus-per-worker"
+        )
+    return _Workers(low if low == high else (low, high), cpus, gpus)
+
+
+def _room(nodes: Sequence[Mapping[str, float]], cpus: float, gpus: float) -> int:
+    return sum(
+        min(
+            math.floor(node.get("CPU", 0) / cpus),
+            math.floor(node.get("GPU", 0) / gpus) if gpus else sys.maxsize,
+        )
+        for node in nodes
+    )
+
+
+class TrainingRun:
+    """One call of Ray Train, and the figures on its result."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model_uri: str,
+        snapshot: Snapshot,
+        rows: LabelledRows,
+        fit: FitConfig,
+        window: int,
+    ) -> None:
+        self._config = config
+        self._model_uri = model_uri
+        self._snapshot = snapshot
+        self._rows = rows
+        self._fit = fit
+        self._window = window
+        self._workers = _size_workers(config, cluster_nodes.possible_nodes())
+        self._judged = next(
+            (self._drawn(split) for split in _JUDGED if rows.counts(split).any()), None
+        )
+        if self._judged is not None:
+            length = self._rows_at(self._judged).length
+            # One task judges, whatever the number of workers.
+            self._judged_window = window_rows(
+                length, fit.storage, config.memory_gb * 1e9, 1, len(self._judged)
+            )
+
+    def _rows_of(self, split: str) -> FeatureRows:
+        return self._rows_at(np.flatnonzero(self._rows.split == SPLITS.index(split)))
+
+    def _drawn(self, split: str) -> npt.NDArray[np.int64]:
+        """Places of the rows that the figures are from."""
+        chosen = np.flatnonzero(self._rows.split == SPLITS.index(split))
+        most = most_judged(len(self._rows.labels))
+        if len(chosen) <= most:
+            return chosen
+        logs.say(
+            f"note: the figures will be from {most:,} of {len(chosen):,} {split} rows, drawn",
+            event="notice",
+        )
+        return np.sort(np.random.default_rng(0).choice(chosen, most, replace=False))
+
+    def _rows_at(self, chosen: npt.NDArray[np.int64]) -> FeatureRows:
+        return FeatureRows(
+            self._snapshot,
+            self._rows.shard[chosen],
+            self._rows.row[chosen],
+            self._rows.label[chosen],
+            self._config.pool,
+        )
+
+    def execute(self) -> dict[str, Any]:
+        """Trains to the end.
+
+        Returns:
+            The last checkpoint's arrays.
+        """
+        import ray.train
+        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+        # Beside the driver, with which it lives and dies; another node may go at any time.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        log = EpochLog.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+        filesystem, root = filesystem_of(self._model_uri)
+        settings = WorkerConfig(
+            fit=self._fit,
+            rows=[ray.put(self._rows_of(split)) for split in ("train", "validation")],
+            window_rows=self._window,
+            threads=self._workers.threads,
+            log=log,
+        )
+        for name in ("ray.train", "ray"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        trainer = DataParallelTrainer(
+            train_worker,
+            train_loop_config={"config": settings},
+            backend_config=TensorflowCluster(),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=self._workers.number,  # type: ignore[arg-type]
+                use_gpu=self._workers.gpus > 0,
+                resources_per_worker={"CPU": self._workers.cpus}
+                | ({"GPU": self._workers.gpus} if self._workers.gpus else {}),
+            ),
+            run_config=ray.train.RunConfig(
+                # Of the same name and place as before, it goes on from the last checkpoint.
+                name=UNFINISHED,
+                storage_path=root,
+                storage_filesystem=filesystem,
+                failure_config=ray.train.FailureConfig(
+                    max_failures=self._config.max_worker_failures
+                ),
+                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=_CHECKPOINTS_KEPT),
+            ),
+        )
+        # Ray Train takes a finished epoch when it looks after its workers, every two seconds if not
+        # told otherwise: with a small head most of a training would be waiting.
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
+        fitting = _Fitting(trainer)
+        shown = 0
+        try:
+            with watching_head():
+                while not fitting.wait(_POLL_S):
+                    shown = self._show(log, shown)
+        except InterruptedRunError as e:
+            kept = "finished epochs are kept, go on with --resume"
+            raise InterruptedRunError(e.signum, kept) from e
+        self._show(log, shown)
+        if fitting.error is not None:
+            _, failed = ray.get(log.read.remote(0))
+            raise failed or _failure(fitting.error) from fitting.error
+        checkpoint = fitting.result.checkpoint
+        if checkpoint is None:
+            raise RunFailedError("the training ended without an epoch; run again")
+        with checkpoint.as_directory() as folder:
+            return load_state(Path(folder))
+
+    def _show(self, log: Any, start: int) -> int:
+        entries, _ = ray.get(log.read.remote(start))
+        for entry in entries:
+            epoch, epochs = int(entry["epoch"]), self._fit.epochs
+            figures = {name: entry[name] for name in _SHOWN if name in entry}
+            text = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+            logs.say(
+                f"epoch {epoch}/{epochs}  {text}",
+                event="progress",
+                epoch=epoch,
+                epochs=epochs,
+                **figures,
+            )
+        return start + len(entries)
+
+    def judge(self, weights: list[Any]) -> tuple[str, Evaluation | None]:
+        """Evaluates on the test split, or on the validation split when there is none."""
+        if self._judged is None:
+            return "", None
+        rows = self._rows_at(self._judged)
+        judged = judge_rows.remote(
+            rows, self._fit.head, weights, self._fit.storage, self._judged_window
+        )
+        probabilities = calls.get_all([judged])[0]
+        split = SPLITS[self._rows.split[self._judged[0]]]
+        return split, evaluate(self._rows.labels, rows.label, probabilities)
+
+
+class _Fitting:
+    """Runs Ray Train in a thread, so that progress is shown and signals are heard meanwhile."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self._trainer = trainer
+        self._thread = threading.Thread(target=self._fit, daemon=True)
+        self._thread.start()
+
+    def _fit(self) -> None:
+        try:
+            self.result = self._trainer.fit()
+        except BaseException as e:  # handed to the waiting thread
+            self.error = e
+
+    def wait(self, timeout_s: float) -> bool:
+        """Returns whether it has ended."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+
+def _failure(error: BaseException) -> RunFailedError:
+    failures = getattr(error, "worker_failures", None) or {}
+    first = next(iter(failures.values()), error)
+    lines = [line for line in str(first).strip().splitlines() if line.strip()]
+    reason = redact_text(lines[-1])[:300] if lines else ""
+    return RunFailedError(
+        f"the training failed: {type(first).__name__}: {reason}; "
+        "finished epochs are kept, go on with --resume"
+    )

@@ -1,0 +1,85 @@
+"""The rows of a split, and how many fit in memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from bottleneck.errors import ConfigError
+from bottleneck.table.columns import row_group_rows
+from bottleneck.table.snapshot import Snapshot
+
+#: How features are held, by the name of ``--storage``.
+DTYPES: dict[str, Any] = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+
+#: Windows in memory: one that is worked on, the next that is being read, and one that holds all
+#: validation rows and stays.
+_WINDOWS_HELD = 3
+
+#: Rows converted at a time when all values of a split are summed up.
+_SUM_ROWS = 512
+
+
+@dataclass(frozen=True)
+class FeatureRows:
+    """The rows of one split and where their features are.
+
+    Attributes:
+        snapshot: The table.
+        shard: (N,) int32, number of each row's shard, ascending.
+        row: (N,) int64, place in the shard, ascending within it.
+        label: (N,) int32, class.
+        pool: ``none``, ``avg`` or ``max``: how maps are reduced when read.
+    """
+
+    snapshot: Snapshot
+    shard: npt.NDArray[np.int32]
+    row: npt.NDArray[np.int64]
+    label: npt.NDArray[np.int32]
+    pool: str = "none"
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @property
+    def length(self) -> int:
+        """Values of one row as held."""
+        spec = self.snapshot.spec
+        return spec.length if self.pool == "none" else spec.shape[-1]
+
+
+def window_rows(length: int, storage: str, memory_bytes: float, workers: int, total: int) -> int:
+    """Returns how many rows a window has.
+
+    Args:
+        length: Values of a row.
+        storage: Key of :data:`DTYPES`.
+        memory_bytes: Of each worker.
+        workers: The fewest there may be.
+        total: Rows of all splits that are held at once.
+
+    Raises:
+        ConfigError: Not even a few rows fit.
+    """
+    fit = int(memory_bytes * workers // (length * DTYPES[storage].itemsize))
+    if fit >= total:
+        return total
+    rows = fit // _WINDOWS_HELD
+    if rows < row_group_rows(length):
+        needed = (
+            _WINDOWS_HELD * row_group_rows(length) * length * DTYPES[storage].itemsize / workers
+        )
+        raise ConfigError(
+            f"--memory-gb {memory_bytes / 1e9:g} holds {fit:,} rows of {length:,} values; "
+            f"give {math.ceil(needed / 1e6) / 1e3:g} or more"
+        )
+    return rows
