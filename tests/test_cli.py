@@ -355,7 +355,7 @@ def outcome_of(
 
 
 def told(**figures: Any) -> Callable[[ExtractConfig], Summary]:
-    return lambda config: Summary(run="r", images_uri="i", features_uri="f", **figures)
+    return lambda config: Summary(run="r", source_uri="i", table_uri="f", **figures)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ class Config:
     mode: str = ""
 
 def job(config):
-    summary = Summary(run="r", images_uri="i", features_uri="f")
+    summary = Summary(run="r", source_uri="i", table_uri="f")
     with Interruption() as interruption:
         if config.mode == "deferred":
             interruption.defer()

@@ -14,7 +14,7 @@ CONFIG = ExtractConfig(images="i", features="f", take_over=True)
 
 
 def test_a_run_that_is_overtaken_plans_again_and_takes_nothing_over_then() -> None:
-    summary = Summary(run="r", images_uri="i", features_uri="f")
+    summary = Summary(run="r", source_uri="i", table_uri="f")
     asked: list[bool] = []
 
     def attempt(config: ExtractConfig, interruption: Interruption) -> None:
@@ -37,5 +37,5 @@ def test_conflicts_end_the_run_after_some_attempts() -> None:
         raise ConflictError("another run committed")
 
     with pytest.raises(ConflictError, match="another run committed"):
-        settle(CONFIG, attempt, Summary(run="r", images_uri="i", features_uri="f"))
+        settle(CONFIG, attempt, Summary(run="r", source_uri="i", table_uri="f"))
     assert asked == [True, False, False]

@@ -166,7 +166,7 @@ def test_progress_is_events_with_figures_even_in_a_terminal(
 
 
 def job_that_warns(config: ExtractConfig) -> Summary:
-    summary = Summary(run=logs.begin_run(), images_uri="photos", features_uri="table")
+    summary = Summary(run=logs.begin_run(), source_uri="photos", table_uri="table")
     LOG.warning("overtaken; planning again")
     return summary
 

@@ -718,12 +718,12 @@ def test_names_add_nothing_to_the_status_page(name: str) -> None:
     def outline(name: str) -> _Outline:
         size = Size(1, now, 1, 1)
         run = Run(
-            run=name, step="extract", images_uri="", first=now, last=now, commits=1,
+            run=name, step="extract", source_uri="", first=now, last=now, commits=1,
             first_version=1, last_version=1, rows=1, failed={name: 1}, images_per_s=1.0, nodes=1,
             precision="float32", bytes_read=1, bytes_written=1, size=size,
         )  # fmt: skip
         status = Status(
-            features_uri=f"s3://lake/{name}", version=1, rows=1, bytes=1, shards=1,
+            table_uri=f"s3://lake/{name}", version=1, rows=1, bytes=1, shards=1,
             statuses={"ok": 1, name: 1}, spec={"backbone": name}, runs=[run], runs_known=1,
             growth=[size],
         )  # fmt: skip

@@ -172,7 +172,7 @@ def test_json(uri: str, three_runs: list[Shard]) -> None:
     one, _, again, merged = three_runs
     status = json.loads(table_status(StatusConfig(features=uri, limit=2)).to_json())
     assert list(status) == [
-        "features_uri", "version", "rows", "bytes", "shards", "statuses", "spec", "runs",
+        "table_uri", "version", "rows", "bytes", "shards", "statuses", "spec", "runs",
         "runs_known", "growth",
     ]  # fmt: skip
     assert status["statuses"] == {"empty": 1, "ok": 2, "truncated": 1}
@@ -182,7 +182,7 @@ def test_json(uri: str, three_runs: list[Shard]) -> None:
     assert status["runs"][0] == {
         "run": "bbbbbbbbbbbb",
         "step": "extract",
-        "images_uri": "s3://photos/",
+        "source_uri": "s3://photos/",
         "first": "2026-01-31T02:00:00+00:00",
         "last": "2026-01-31T02:00:00+00:00",
         "commits": 1,
@@ -264,7 +264,7 @@ def status_of(runs: int, uri: str = "s3://lake/table") -> Status:
         for n in range(runs)
     ]
     return Status(
-        features_uri=uri,
+        table_uri=uri,
         version=runs,
         rows=1_000 * runs,
         bytes=17_208_000 * runs,

@@ -34,14 +34,14 @@ def summary(**more: Any) -> Summary:
         "nodes": 2,
         "seconds": 306.2504,
     }
-    options = figures | {"run": "abc", "images_uri": "s3://photos", "features_uri": "s3://lake/t"}
+    options = figures | {"run": "abc", "source_uri": "s3://photos", "table_uri": "s3://lake/t"}
     return Summary(**(options | more))
 
 
 def test_json_holds_every_attribute_under_its_name() -> None:
     # Written down: programs read these keys.
     keys = [
-        "run", "images_uri", "features_uri", "outcome", "signal", "listed", "skipped", "new",
+        "run", "source_uri", "table_uri", "outcome", "signal", "listed", "skipped", "new",
         "changed", "retried", "reused", "removed", "unchanged", "computed", "failed",
         "images_per_s", "stage_s", "bytes_read", "bytes_written", "commits", "version", "rows",
         "precision", "nodes", "seconds", "deleted_files", "estimate",
@@ -73,8 +73,8 @@ def test_json_of_a_plan_holds_the_estimate() -> None:
 
 
 def test_json_keeps_any_name() -> None:
-    saved = summary(images_uri='/fotos/ü"\n').to_json()
-    assert json.loads(saved)["images_uri"] == '/fotos/ü"\n'
+    saved = summary(source_uri='/fotos/ü"\n').to_json()
+    assert json.loads(saved)["source_uri"] == '/fotos/ü"\n'
 
 
 def test_text_for_a_run() -> None:
@@ -99,7 +99,7 @@ def test_text_for_a_run() -> None:
 
 def test_text_for_a_run_that_had_nothing_to_do() -> None:
     text = Summary(
-        run="r", images_uri="a", features_uri="b", outcome="unchanged", version=3, rows=5
+        run="r", source_uri="a", table_uri="b", outcome="unchanged", version=3, rows=5
     ).to_text()
     assert text.splitlines()[0] == "Unchanged (run r)"
     assert "  failed      0\n  throughput  -\n  time        0:00  (-)\n" in text
@@ -133,8 +133,8 @@ def test_text_for_a_plan_of_a_table_without_a_past() -> None:
 def test_text_for_maintenance_tells_nothing_of_images(outcome: str) -> None:
     text = Summary(
         run="r",
-        images_uri="",
-        features_uri="t",
+        source_uri="",
+        table_uri="t",
         outcome=outcome,
         version=3,
         rows=5,

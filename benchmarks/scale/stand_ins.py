@@ -127,7 +127,7 @@ def run(images: Path, table_uri: str, stages: StandInPipeline, flags: dict[str, 
         SystemExit: It did not compute every image.
     """
     config = ExtractConfig(images=str(images), features=table_uri, **flags)
-    summary = Summary(run="benchmark", images_uri=config.images, features_uri=table_uri)
+    summary = Summary(run="benchmark", source_uri=config.images, table_uri=table_uri)
     began = time.perf_counter()
     listing = list_images(config.images)
     listed = time.perf_counter()

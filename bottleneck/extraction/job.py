@@ -50,8 +50,8 @@ def extract(config: ExtractConfig) -> Summary:
     """
     summary = Summary(
         run=logs.begin_run(),
-        images_uri=redact_uri(normalize_uri(config.images)),
-        features_uri=redact_uri(normalize_uri(config.features)),
+        source_uri=redact_uri(normalize_uri(config.images)),
+        table_uri=redact_uri(normalize_uri(config.features)),
     )
     settle(config, lambda *attempt: _extract_once(summary, *attempt), summary)
     return summary

@@ -38,7 +38,7 @@ def maintain(config: ExtractConfig) -> Summary:
 def _maintain(config: ExtractConfig, interruption: Interruption) -> Summary:
     began, run = time.monotonic(), logs.begin_run()
     table = FeaturesTable.open(normalize_uri(config.features))
-    summary = Summary(run=run, images_uri="", features_uri=redact_uri(table.uri))
+    summary = Summary(run=run, source_uri="", table_uri=redact_uri(table.uri))
     require_free(table.log, take_over=config.take_over)
     if config.vacuum is not None:
         summary.deleted_files = table.vacuum(config.vacuum)

@@ -174,7 +174,7 @@ class Committer:
             run=self._summary.run,
             stats=history_entry(
                 self._summary,
-                images=self._summary.images_uri,
+                images=self._summary.source_uri,
                 statuses=dict(statuses or {}),
                 bytes_read=read_bytes,
                 bytes_written=written,

@@ -18,8 +18,8 @@ class Summary:
 
     Attributes:
         run: Identity of the run, as in the table's history.
-        images_uri: The source, without credentials.
-        features_uri: The table, without credentials.
+        source_uri: The source, without credentials.
+        table_uri: The table, without credentials.
         outcome: ``done``, ``unchanged``, ``planned``, ``interrupted``, ``vacuumed`` or
             ``compacted``.
         signal: Number of the signal that interrupted the run, or None.
@@ -48,8 +48,8 @@ class Summary:
     """
 
     run: str
-    images_uri: str
-    features_uri: str
+    source_uri: str
+    table_uri: str
     outcome: str = "done"
     signal: int | None = None
     listed: int = 0
@@ -109,8 +109,8 @@ class Summary:
         """Returns the summary as a table of two columns."""
         stages = [f"{name} {format_seconds(value)}" for name, value in self.stage_s.items()]
         rows: dict[str, str] = {
-            "images": self.images_uri,
-            "table": f"{self.features_uri}  {self._version_text()}",
+            "images": self.source_uri,
+            "table": f"{self.table_uri}  {self._version_text()}",
             "listed": _count(self.listed) + _breakdown(self.skipped, "skipped: "),
             "new": _count(self.new),
             "changed": _count(self.changed),
@@ -128,7 +128,7 @@ class Summary:
             for name in ("failed", "throughput", "read", "written"):
                 del rows[name]
             rows |= self.estimate.to_rows()
-        if not self.images_uri:
+        if not self.source_uri:
             rows = {name: rows[name] for name in ("table", "time", "written")}
             rows["deleted"] = f"{self.deleted_files:,} files"
         width = max(len(name) for name in rows)

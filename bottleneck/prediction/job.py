@@ -44,8 +44,8 @@ def predict(config: PredictConfig) -> PredictSummary:
     """
     summary = PredictSummary(
         run=logs.begin_run(),
-        images_uri=redact_uri(normalize_uri(config.images or config.features)),
-        features_uri=redact_uri(normalize_uri(config.predictions)),
+        source_uri=redact_uri(normalize_uri(config.images or config.features)),
+        table_uri=redact_uri(normalize_uri(config.predictions)),
     )
     settle(config, lambda *attempt: _predict_once(summary, *attempt), summary)
     return summary

@@ -50,7 +50,7 @@ def draw(status: Status) -> bytes:
     figure = Figure(figsize=(11, 9), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     # A URI may hold dollar signs, between which matplotlib would see a formula.
-    figure.suptitle(status.features_uri, fontsize=11, parse_math=False)
+    figure.suptitle(status.table_uri, fontsize=11, parse_math=False)
     rows, size, throughput = figure.subplots(3, 1)
     # Mostly proportional to each other, the two would hide each other in one panel.
     _draw_growth(rows, "Rows", [(s.time, s.rows) for s in status.growth], _ROWS, _count)
@@ -66,7 +66,7 @@ def draw(status: Status) -> bytes:
 def page(status: Status) -> bytes:
     """Returns an HTML page, complete in itself, of the picture and the printed text."""
     return _PAGE.format(
-        title=html.escape(f"Features table {status.features_uri}"),
+        title=html.escape(f"Features table {status.table_uri}"),
         picture=base64.b64encode(draw(status)).decode(),
         text=html.escape(status.to_text()),
     ).encode()

@@ -60,7 +60,7 @@ class Run:
     Attributes:
         run: Identity of the run.
         step: ``extract`` or ``compact``.
-        images_uri: The source, without credentials; empty where no commit names one.
+        source_uri: The source, without credentials; empty where no commit names one.
         first: Time of its first commit, UTC.
         last: Time of its last commit, UTC.
         commits: Number of commits.
@@ -78,7 +78,7 @@ class Run:
 
     run: str
     step: str
-    images_uri: str
+    source_uri: str
     first: datetime
     last: datetime
     commits: int
@@ -99,7 +99,7 @@ class Status:
     """What a features table holds and what its runs did.
 
     Attributes:
-        features_uri: The table, without credentials.
+        table_uri: The table, without credentials.
         version: Its newest Delta version.
         rows: Rows, failed images included.
         bytes: Size of all shards in bytes.
@@ -111,7 +111,7 @@ class Status:
         growth: Sizes of versions that the shown runs made, oldest first.
     """
 
-    features_uri: str
+    table_uri: str
     version: int
     rows: int
     bytes: int
@@ -129,7 +129,7 @@ class Status:
     def to_text(self) -> str:
         """Returns the status as tables for people."""
         head = (
-            f"{self.features_uri}  version {self.version}, {self.rows:,} rows, "
+            f"{self.table_uri}  version {self.version}, {self.rows:,} rows, "
             f"{format_bytes(self.bytes)} in {self.shards:,} shard(s)"
         )
         failures = sorted(item for item in self.statuses.items() if item[0] != "ok")
@@ -187,7 +187,7 @@ def table_status(config: StatusConfig) -> Status:
     properties = snapshot.spec.to_properties()
     named = {field.name: properties[PREFIX + field.name] for field in fields(snapshot.spec)}
     return Status(
-        features_uri=redact_uri(table.uri),
+        table_uri=redact_uri(table.uri),
         version=snapshot.version,
         rows=snapshot.rows,
         bytes=snapshot.bytes,
@@ -216,7 +216,7 @@ def _run(commits: Sequence[CommitRecord], size: Size | None) -> Run:
     return Run(
         run=last.run,
         step="compact" if any("compacted" in commit.stats for commit in commits) else "extract",
-        images_uri=str(_newest(commits, "images", "")),
+        source_uri=str(_newest(commits, "images", "")),
         first=_moment(first),
         last=_moment(last),
         commits=len(commits),

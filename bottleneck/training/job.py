@@ -115,7 +115,7 @@ def _begun(
     counts = {split: rows.counts(split) for split in SPLITS}
     summary = TrainSummary(
         run=run_id,
-        features_uri=redact_uri(snapshot.table_uri),
+        table_uri=redact_uri(snapshot.table_uri),
         model_uri=redact_uri(normalize_uri(config.model)),
         version=snapshot.version,
         labels=rows.labels,

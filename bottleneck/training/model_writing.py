@@ -62,7 +62,7 @@ def write_model(
         title="Head of " + _title(snapshot),
         configuration=as_flags(config),
         data={
-            "table": summary.features_uri,
+            "table": summary.table_uri,
             "version": str(summary.version),
             **{f"{name} rows": f"{count:,}" for name, count in summary.rows.items()},
             **{f"left out, {name}": f"{count:,}" for name, count in summary.left_out.items()},
@@ -98,7 +98,7 @@ def write_model(
         binary=fit.head.binary,
         files=files,
         facts={
-            "table": {"uri": summary.features_uri, "version": summary.version},
+            "table": {"uri": summary.table_uri, "version": summary.version},
             "rows": summary.rows,
             "configuration": as_flags(config),
             "fit": asdict(fit),

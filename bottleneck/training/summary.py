@@ -16,7 +16,7 @@ class TrainSummary:
 
     Attributes:
         run: Identity of the run.
-        features_uri: The table, without credentials.
+        table_uri: The table, without credentials.
         version: Its version that was trained on.
         model_uri: The model, without credentials.
         labels: Names of the classes.
@@ -35,7 +35,7 @@ class TrainSummary:
     """
 
     run: str
-    features_uri: str
+    table_uri: str
     model_uri: str
     version: int = 0
     labels: tuple[str, ...] = ()
@@ -72,7 +72,7 @@ class TrainSummary:
         )
         lines = [
             f"Trained (run {self.run})",
-            f"  table       {self.features_uri}  version {self.version}",
+            f"  table       {self.table_uri}  version {self.version}",
             f"  rows        {split}" + (f"  (left out: {out})" if out else ""),
             f"  labels      {len(self.labels):,}",
             f"  epochs      {self.epochs}, best {self.best_epoch}  ({kept})",
