@@ -10,13 +10,14 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import tyro
 from pictures import drawn_jpeg, small_photos
 from results import CommonSettings, Result
 
-from bottleneck.images.decoding import DecodeOptions, Mode, decode
+from bottleneck.images.decoding import decode
+from bottleneck.images.options import Decode, DecodeOptions
 
 _SIDE = 224
 
@@ -40,7 +41,7 @@ class Settings(CommonSettings):
 class _Case:
     kind: str
     contents: Sequence[bytes]
-    mode: Literal["fast", "exact"]
+    mode: Decode
     threads: int
     rate: float = 0.0
 
@@ -53,7 +54,7 @@ def main(settings: Settings) -> None:
         _Case(kind, contents, mode, threads)
         for kind, contents in ((small_kind, small), ("drawn, 12 megapixels", large))
         for threads in sorted({1, len(os.sched_getaffinity(0))})
-        for mode in get_args(Mode)
+        for mode in get_args(Decode)
     ]
     result = Result("decode", settings.to_json())
     for _ in range(1 if few else settings.repeat):
@@ -78,7 +79,7 @@ def _large(count: int) -> list[bytes]:
 
 
 def _rate(case: _Case) -> float:
-    options = DecodeOptions(height=_SIDE, width=_SIDE, mode=case.mode)
+    options = DecodeOptions(height=_SIDE, width=_SIDE, decode=case.mode)
     with ThreadPoolExecutor(case.threads) as pool:
         began = time.perf_counter()
         statuses = set(pool.map(lambda data: decode(data, options).status, case.contents))

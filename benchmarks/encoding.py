@@ -35,7 +35,8 @@ from results import CommonSettings, Result
 
 from bottleneck.backbones.backbone import Backbone
 from bottleneck.backbones.config import BackboneConfig
-from bottleneck.images.decoding import DecodeOptions, decode
+from bottleneck.images.decoding import decode
+from bottleneck.images.options import DecodeOptions
 from bottleneck.table import columns
 
 _MOBILENET = SHARED / "weights" / "mobilenet_2_5_224_tf_no_top.h5"

@@ -46,7 +46,8 @@ from results import CommonSettings, Result
 from bottleneck.backbones.backbone import Backbone
 from bottleneck.backbones.config import BackboneConfig
 from bottleneck.backbones.families import FAMILIES
-from bottleneck.images.decoding import DecodeOptions, decode
+from bottleneck.images.decoding import decode
+from bottleneck.images.options import DecodeOptions
 
 _WEIGHTS = "random:0"
 

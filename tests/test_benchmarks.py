@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import ray
 
-from bottleneck.images.decoding import DecodeOptions, decode
+from bottleneck.images.decoding import decode
+from bottleneck.images.options import DecodeOptions
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from coloured import colour, png
 
-from bottleneck.images.decoding import DecodeOptions
+from bottleneck.images.options import DecodeOptions
 from bottleneck.incremental.work import WORK_SCHEMA
 from bottleneck.pipeline import fetching
 from bottleneck.pipeline.fetching import FETCH_BYTES, fetch_and_decode, fetch_in_order, fetch_ranges

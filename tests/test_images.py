@@ -16,8 +16,9 @@ from shared_files import SHARED, needs
 
 from bottleneck.errors import ConfigError
 from bottleneck.images import decoding
-from bottleneck.images.decoding import Decoded, DecodeOptions, decode
+from bottleneck.images.decoding import Decoded, decode
 from bottleneck.images.formats import FORMATS
+from bottleneck.images.options import DEFAULT_MAX_PIXELS, DecodeOptions
 from bottleneck.images.statuses import STATUSES
 
 AWKWARD = SHARED / "data" / "awkward"
@@ -136,7 +137,7 @@ def test_every_awkward_file_ends_as_ok_or_the_named_status(mode: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name in files:
-            decoded = decode((AWKWARD / name).read_bytes(), DecodeOptions(64, 96, mode=mode))
+            decoded = decode((AWKWARD / name).read_bytes(), DecodeOptions(64, 96, decode=mode))
             assert (decoded.pixels is not None) == (decoded.status == "ok"), name
             if decoded.status != "ok":
                 got[name] = (decoded.status, decoded.error)
@@ -217,14 +218,14 @@ def test_orientations_of_a_picture_that_is_not_square(orientation: int, format: 
 
 def test_exact_ignores_orientation() -> None:
     data = encode(quadrants(80, 80), "PNG", exif=exif_orientation(3))
-    assert pixels_of(data, 80, 80, mode="exact")[0, 0].tolist() == [255, 0, 0]
-    assert pixels_of(data, 80, 80, mode="fast")[0, 0].tolist() == [255, 255, 0]
+    assert pixels_of(data, 80, 80, decode="exact")[0, 0].tolist() == [255, 0, 0]
+    assert pixels_of(data, 80, 80, decode="fast")[0, 0].tolist() == [255, 255, 0]
 
 
 def test_alpha_is_composited_on_white_in_fast_and_dropped_in_exact() -> None:
     rgba = encode(Image.new("RGBA", (4, 4), (200, 100, 0, 51)), "PNG")
     assert pixels_of(rgba, 4, 4)[0, 0].tolist() == [244, 224, 204]  # 51/255 = a fifth
-    assert pixels_of(rgba, 4, 4, mode="exact")[0, 0].tolist() == [200, 100, 0]
+    assert pixels_of(rgba, 4, 4, decode="exact")[0, 0].tolist() == [200, 100, 0]
     la = encode(Image.new("LA", (4, 4), (0, 51)), "PNG")
     assert pixels_of(la, 4, 4)[0, 0].tolist() == [204] * 3
     lossless = encode(Image.new("RGBA", (4, 4), (200, 100, 0, 51)), "WEBP", lossless=True)
@@ -248,7 +249,7 @@ def test_16_bit_grayscale_is_scaled_not_clipped(format: str) -> None:
     data = encode(Image.fromarray(np.array([SIXTEEN_BITS], np.uint16)), format)
     assert pixels_of(data, 1, 9)[0].tolist() == [[v] * 3 for v in EIGHT_BITS]
     clipped = [[min(v, 255)] * 3 for v in SIXTEEN_BITS]
-    assert pixels_of(data, 1, 9, mode="exact")[0].tolist() == clipped
+    assert pixels_of(data, 1, 9, decode="exact")[0].tolist() == clipped
 
 
 def test_other_depths() -> None:
@@ -281,7 +282,7 @@ def test_only_the_first_picture_of_several_counts(format: str) -> None:
     frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue", "white")]
     data = encode(frames[0], format, save_all=True, append_images=frames[1:])
     for mode in ("fast", "exact"):
-        assert difference(pixels_of(data, 8, 8, mode=mode), np.array([255, 0, 0])).max() <= 3
+        assert difference(pixels_of(data, 8, 8, decode=mode), np.array([255, 0, 0])).max() <= 3
 
 
 # Geometry
@@ -292,9 +293,9 @@ def test_crop_takes_the_centre_and_pad_adds_black() -> None:
     stripes[:, :, 0] = np.arange(8) * 10
     data = encode(Image.fromarray(stripes), "PNG")
     for mode in ("fast", "exact"):
-        crop = pixels_of(data, 4, 4, resize="crop", mode=mode)
+        crop = pixels_of(data, 4, 4, resize="crop", decode=mode)
         assert crop[0, :, 0].tolist() == [20, 30, 40, 50]
-        pad = pixels_of(data, 8, 8, resize="pad", mode=mode)
+        pad = pixels_of(data, 8, 8, resize="pad", decode=mode)
         assert (pad[:2] == 0).all()
         assert (pad[6:] == 0).all()
         assert (pad[2:6] == stripes).all()
@@ -307,7 +308,7 @@ def test_slivers(size: tuple[int, int], resize: str) -> None:
         data = encode(Image.new("RGB", size, (255, 255, 255)), format)
         for mode in ("fast", "exact"):
             for target in ((24, 24), (10, 30), (30, 10)):
-                pixels = pixels_of(data, *target, resize=resize, mode=mode)
+                pixels = pixels_of(data, *target, resize=resize, decode=mode)
                 assert pixels.max() == 255
                 assert resize == "pad" or pixels.min() == 255
 
@@ -345,7 +346,7 @@ def test_fast_stays_within_the_stated_tolerance(monkeypatch: pytest.MonkeyPatch)
 def test_nearest_and_box_decode_in_full(interpolation: str) -> None:
     data = encode(mosaic(1600, 1200), "JPEG", quality=90)
     fast, exact = (
-        pixels_of(data, 64, 64, mode=mode, interpolation=interpolation)
+        pixels_of(data, 64, 64, decode=mode, interpolation=interpolation)
         for mode in ("fast", "exact")
     )
     assert (fast == exact).all()
@@ -370,7 +371,7 @@ def test_exact_is_bit_equal_to_load_img() -> None:
         for height, width, resize in ((224, 224, "squash"), (96, 128, "crop"), (64, 64, "crop")):
             interpolation = filters[(number + height) % len(filters)]
             options = DecodeOptions(
-                height, width, mode="exact", resize=resize, interpolation=interpolation
+                height, width, decode="exact", resize=resize, interpolation=interpolation
             )
             decoded = decode(data, options)
             try:
@@ -432,7 +433,7 @@ def test_own_limits_and_not_pillows_global_one(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_default_limit_is_pillows() -> None:
     assert Image.MAX_IMAGE_PIXELS is not None
-    assert 2 * Image.MAX_IMAGE_PIXELS - decoding.DEFAULT_MAX_PIXELS in (0, 1)
+    assert 2 * Image.MAX_IMAGE_PIXELS - DEFAULT_MAX_PIXELS in (0, 1)
 
 
 # Bad data
@@ -467,7 +468,7 @@ def test_what_is_not_an_image(data: bytes, status: str, error: str) -> None:
     if status != "empty":
         error += ", ".join(FORMATS)
     for mode in ("fast", "exact"):
-        assert decode(data, DecodeOptions(8, 8, mode=mode)) == Decoded(status, error)
+        assert decode(data, DecodeOptions(8, 8, decode=mode)) == Decoded(status, error)
 
 
 @pytest.mark.parametrize(
@@ -539,7 +540,7 @@ def test_fuzzed_files_never_raise() -> None:
             if number % 3 == 0:
                 del data[draw.randrange(len(data)) :]
             mode = ("fast", "exact")[number % 2]
-            options = DecodeOptions(24, 32, mode=mode, max_pixels=4_000_000)
+            options = DecodeOptions(24, 32, decode=mode, max_pixels=4_000_000)
             decoded = decode(bytes(data), options)
             assert decoded.status in STATUSES
             seen.add(decoded.status)
@@ -596,8 +597,8 @@ def test_threads_get_the_same_pixels() -> None:
             "resize is 'stretch', but must be one of squash, crop, pad; choose one of these",
         ),
         (
-            {"mode": "slow"},
-            "mode is 'slow', but must be one of fast, exact; choose one of these",
+            {"decode": "slow"},
+            "decode is 'slow', but must be one of fast, exact; choose one of these",
         ),
         (
             {"interpolation": "cubic"},

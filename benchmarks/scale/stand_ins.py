@@ -28,7 +28,7 @@ from scale.made_tables import POOLED
 from bottleneck.cluster.sizing import size_batch
 from bottleneck.console.interruption import Interruption
 from bottleneck.extraction.config import ExtractConfig
-from bottleneck.images.decoding import DecodeOptions
+from bottleneck.images.options import DecodeOptions
 from bottleneck.incremental.loop import RunLoop
 from bottleneck.incremental.plan import make_plan
 from bottleneck.incremental.summary import Summary

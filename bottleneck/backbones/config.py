@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from bottleneck.backbones.families import CHANNEL_MEANS, FAMILIES, Family, canonical_name
 from bottleneck.backbones.precision import PRECISIONS
@@ -17,15 +17,17 @@ from bottleneck.errors import BackboneError
 from bottleneck.spec import FeatureSpec
 from bottleneck.storage.uris import scheme_of
 
-POOLINGS = ("none", "avg", "max")
-PREPROCESSINGS = ("own", "rescale")
+#: What becomes of a layer's map; see :class:`BackboneConfig`, as for preprocessing.
+Pooling = Literal["none", "avg", "max"]
+POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
+
+Preprocessing = Literal["own", "rescale"]
+PREPROCESSINGS: tuple[Preprocessing, ...] = get_args(Preprocessing)
+
 WEIGHT_SUFFIXES = (".h5", ".hdf5", ".keras", ".npz")
 
 _RANDOM = re.compile(r"random:(\d+)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-Pooling = Literal["none", "avg", "max"]
-Preprocessing = Literal["own", "rescale"]
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from bottleneck.errors import BackboneError
 
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+#: Number formats of a computation; ``auto`` is decided by :func:`resolve_precision`.
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 # Names in /proc/cpuinfo of the instruction sets with bfloat16 dot products.
 _BFLOAT16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
 # NVIDIA compute capabilities: 8.0 (Ampere) has bfloat16 tensor cores, 7.0 (Volta) float16 ones.
 _BFLOAT16_CAPABILITY = (8, 0)
 _FLOAT16_CAPABILITY = (7, 0)
-
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)

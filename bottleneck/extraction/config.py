@@ -7,7 +7,6 @@ text of ``--help``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from bottleneck.backbones.config import Pooling, Preprocessing
 from bottleneck.backbones.precision import Precision
@@ -15,11 +14,8 @@ from bottleneck.config.checks import require_at_least, require_choices, require_
 from bottleneck.config.flags import require_bounds, require_sense_of_dry_run
 from bottleneck.config.values import actor_range, commit_interval, failure_limit
 from bottleneck.errors import ConfigError
+from bottleneck.images.options import DEFAULT_MAX_PIXELS, Decode, Interpolation, Resize
 from bottleneck.sources.rules import Layout
-
-Resize = Literal["squash", "crop", "pad"]
-Decode = Literal["fast", "exact"]
-Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +104,7 @@ class ExtractConfig:
     resize: Resize = "squash"
     decode: Decode = "fast"
     interpolation: Interpolation = "bilinear"
-    max_pixels: int = 178_956_970
+    max_pixels: int = DEFAULT_MAX_PIXELS
     max_image_mb: float = 256.0
     address: str | None = None
     actors: str | None = None

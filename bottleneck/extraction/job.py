@@ -18,7 +18,7 @@ from bottleneck.console.redaction import redact_uri
 from bottleneck.extraction.config import ExtractConfig
 from bottleneck.extraction.known_backbone import knows_backbone, remember_backbone, settings_digest
 from bottleneck.extraction.stages import BackbonePipeline
-from bottleneck.images.decoding import DecodeOptions
+from bottleneck.images.options import DecodeOptions
 from bottleneck.incremental.estimate import estimate_run
 from bottleneck.incremental.known_archives import recall_archives, remember_archives
 from bottleneck.incremental.loop import RunLoop
@@ -162,7 +162,7 @@ def prepare(
             height=height,
             width=width,
             resize=config.resize,
-            mode=config.decode,
+            decode=config.decode,
             interpolation=config.interpolation,
             max_pixels=config.max_pixels,
         ),

@@ -10,23 +10,12 @@ from __future__ import annotations
 import re
 import warnings
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image, ImageFile, JpegImagePlugin
 
-from bottleneck.errors import ConfigError
 from bottleneck.images.formats import _format_of, _open, _ran_out_of_bytes, _RefusedError
-
-Resize = Literal["squash", "crop", "pad"]
-Mode = Literal["fast", "exact"]
-Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
-
-DEFAULT_MAX_PIXELS = 178_956_970
-"""Where Pillow itself, and so ``keras.utils.load_img``, refuses: 2 x 1 GiB / 4 / 3 pixels."""
-
-DEFAULT_MAX_SIDE = 65_535
-"""The largest side that the headers of JPEG and GIF can state."""
+from bottleneck.images.options import DecodeOptions, Resize
 
 REDUCTION_MARGIN = 3
 """Fast decoding shrinks by DCT scaling or box averaging to no less than this many times the
@@ -59,53 +48,6 @@ _SWAPS_SIDES = (
 _PILLOW_FILTER = ("ignore", None, Warning, re.compile(r"PIL\."))
 
 _MAX_ERROR_CHARS = 200
-
-
-@dataclass(frozen=True)
-class DecodeOptions:
-    """How images become arrays. ``decode`` tells what each choice does.
-
-    Attributes:
-        height: Rows of the result, in pixels, at least 1.
-        width: Columns of the result, in pixels, at least 1.
-        resize: ``squash`` stretches to the target; ``crop`` cuts the largest centred box of the
-            target's aspect ratio, then resizes it; ``pad`` fits the whole picture inside the
-            target and fills the rest with black (0, 0, 0), the picture in the centre.
-        mode: ``fast``: looks right and is cheap on large files; ``exact``: what Keras does.
-        interpolation: Pillow's filter of that name, antialiased when shrinking (``nearest``
-            excepted). ``bilinear`` is the default here; ``keras.utils.load_img`` has ``nearest``.
-        max_pixels: Width x height above which an image is ``too_large``. Above the default,
-            Pillow's own limit still holds for WebP, and for parts of GIF, ICO and TIFF. Decoding
-            takes about 4 bytes a pixel, twice that with transparency.
-        max_side: Width or height, in pixels, above which an image is ``too_large``.
-
-    Raises:
-        ConfigError: A value is not allowed.
-    """
-
-    height: int
-    width: int
-    resize: Resize = "squash"
-    mode: Mode = "fast"
-    interpolation: Interpolation = "bilinear"
-    max_pixels: int = DEFAULT_MAX_PIXELS
-    max_side: int = DEFAULT_MAX_SIDE
-
-    def __post_init__(self) -> None:
-        for name in ("height", "width", "max_pixels", "max_side"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(
-                    f"{name} is {value!r}, but must be a whole number of at least 1; "
-                    f"set {name} to the number of pixels wanted"
-                )
-        for name, kind in (("resize", Resize), ("mode", Mode), ("interpolation", Interpolation)):
-            value = getattr(self, name)
-            if value not in get_args(kind):
-                raise ConfigError(
-                    f"{name} is {value!r}, but must be one of {', '.join(get_args(kind))}; "
-                    f"choose one of these"
-                )
 
 
 @dataclass(frozen=True)
@@ -168,7 +110,7 @@ def decode(data: bytes, options: DecodeOptions) -> Decoded:
         image = _open(data)
         width, height = image.size
         _check_limits(width, height, options)
-        render = _render_fast if options.mode == "fast" else _render_exact
+        render = _render_fast if options.decode == "fast" else _render_exact
         pixels = np.array(_pad(render(image, options), options))
     except _RefusedError as e:
         return Decoded(e.status, _one_line(e.detail), width, height)

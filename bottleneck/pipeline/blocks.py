@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bottleneck.images.decoding import DecodeOptions
+from bottleneck.images.options import DecodeOptions
 from bottleneck.images.statuses import UNAVAILABLE
 
 #: Columns of a row that the shard does not keep: place in the plan, cost, size.

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from bottleneck.config.flags import FetchFlags
 from bottleneck.images import decoding
-from bottleneck.images.decoding import DecodeOptions
+from bottleneck.images.options import DecodeOptions
 from bottleneck.images.statuses import UNAVAILABLE
 from bottleneck.pipeline.blocks import _pixel_column
 from bottleneck.storage.fetcher import Fetched, Fetcher, FetchRequest

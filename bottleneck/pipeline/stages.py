@@ -20,7 +20,7 @@ import ray
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from bottleneck.cluster.sizing import ActorMemory, ActorSizing
-from bottleneck.images.decoding import DecodeOptions
+from bottleneck.images.options import DecodeOptions
 from bottleneck.pipeline.fetching import FETCH_BYTES
 from bottleneck.storage.fetcher import Fetcher
 

@@ -8,6 +8,7 @@ from bottleneck.config.checks import require_at_least, require_choices, require_
 from bottleneck.config.flags import require_bounds, require_sense_of_dry_run
 from bottleneck.config.values import actor_range, commit_interval, failure_limit, parse_time
 from bottleneck.errors import ConfigError
+from bottleneck.images.options import DEFAULT_MAX_PIXELS
 from bottleneck.sources.rules import Layout
 
 
@@ -69,7 +70,7 @@ class PredictConfig:
     top: int = 5
     weights: str | None = None
     report: str | None = None
-    max_pixels: int = 178_956_970
+    max_pixels: int = DEFAULT_MAX_PIXELS
     max_image_mb: float = 256.0
     address: str | None = None
     actors: str | None = None

@@ -9,7 +9,7 @@ from bottleneck.cluster.sizing import size_actors, size_batch
 from bottleneck.console import logs
 from bottleneck.console.interruption import Interruption
 from bottleneck.console.redaction import redact_uri
-from bottleneck.images.decoding import DecodeOptions
+from bottleneck.images.options import DecodeOptions
 from bottleneck.incremental.estimate import estimate_run
 from bottleneck.incremental.known_archives import remember_archives
 from bottleneck.incremental.loop import RunLoop
@@ -103,17 +103,8 @@ def _predict_once(
 def _stages(
     config: PredictConfig, model: LocatedModel, spec: FeatureSpec, source: _Source, gpus: float
 ) -> PipelineConfig:
-    height, width = model.spec.image_size
-    # The specification's words were checked when its table was made.
-    reading: dict[str, Any] = {
-        "resize": model.spec.resize,
-        "mode": model.spec.decode,
-        "interpolation": model.spec.interpolation,
-    }
     common: dict[str, Any] = {
-        "decode": DecodeOptions(
-            height=height, width=width, max_pixels=config.max_pixels, **reading
-        ),
+        "decode": DecodeOptions.of_spec(model.spec, config.max_pixels),
         "batch_size": size_batch(config.batch_size, gpus, model.spec.image_size),
         "fetcher": fetcher_of(config),
         "row_length": spec.length,

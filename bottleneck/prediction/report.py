@@ -13,7 +13,8 @@ from PIL import Image
 from bottleneck.console.redaction import redact_uri
 from bottleneck.evaluation import charts, pages
 from bottleneck.evaluation.pages import Mistake
-from bottleneck.images.decoding import DecodeOptions, decode
+from bottleneck.images.decoding import decode
+from bottleneck.images.options import DecodeOptions
 from bottleneck.models.classifier import LocatedModel
 from bottleneck.pipeline.fetching import requests_of
 from bottleneck.prediction.config import PredictConfig

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import polars as pl
 
 from bottleneck.errors import SourceError
+
+#: What the folders of a source mean; see :class:`Rules`.
+Layout = Literal["auto", "flat", "label", "split-label"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 #: Matched without regard to case.
 DEFAULT_EXTENSIONS = (
     *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "dib", "tif", "tiff"),
     *("ppm", "pgm", "ico"),
 )
-LAYOUTS = ("auto", "flat", "label", "split-label")
 ARCHIVE_EXTENSION = "tar"
 
 _SPLITS = {
@@ -24,8 +27,6 @@ _SPLITS = {
     "valid": "validation",
     "test": "test",
 }
-
-Layout = Literal["auto", "flat", "label", "split-label"]
 
 
 @dataclass(frozen=True)
