@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import pytest
 import ray
 
 from bottleneck.cluster import connection
+from bottleneck.console.interruption import Interruption
 from bottleneck.errors import RunFailedError
 
 
@@ -77,3 +79,22 @@ def test_an_embedded_ray_that_starts_slowly_is_tried_again(
     monkeypatch.setattr(connection.time, "sleep", lambda seconds: None)
     connection.connect("local")
     assert tries == ["local"] * 3
+
+
+def test_connecting_gives_the_signals_back_to_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    connected: list[bool] = []
+
+    def init(**options: Any) -> None:
+        connected.append(True)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as Ray does when it starts
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: bool(connected))
+    monkeypatch.setattr(ray, "init", init)
+    with Interruption() as interruption:
+        own = signal.getsignal(signal.SIGTERM)
+        for _ in range(2):
+            # The second time this process is connected already.
+            connection.connect("auto", interruption)
+            assert signal.getsignal(signal.SIGTERM) == own
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    assert connected == [True]

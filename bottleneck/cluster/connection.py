@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 
+from bottleneck.console.interruption import Interruption
 from bottleneck.errors import RunFailedError
 
 #: Starting a local Ray sometimes exceeds its own time limit on a loaded machine.
@@ -22,18 +23,24 @@ _START_ATTEMPTS = 3
 _PASSED_ON = ("KERAS_BACKEND", "BOTTLENECK_CACHE", "TF_CPP_MIN_LOG_LEVEL")
 
 
-def connect(address: str | None) -> None:
-    """Connects to Ray, unless this process already is.
+def connect(address: str | None, interruption: Interruption | None = None) -> None:
+    """Connects to Ray, unless this process is connected already.
 
     Args:
         address: A cluster's address; None takes ``RAY_ADDRESS`` and without that starts an
             embedded Ray that ends with this process.
+        interruption: The job's, whose signal handlers are installed again: Ray replaces them.
 
     Raises:
         RunFailedError: The cluster does not answer or an embedded Ray does not start.
     """
-    if ray.is_initialized():
-        return
+    if not ray.is_initialized():
+        _connect(address)
+    if interruption is not None:
+        interruption.reinstall()
+
+
+def _connect(address: str | None) -> None:
     target = address or os.environ.get("RAY_ADDRESS") or "local"
     # Ray's core warns on stderr, for each actor pool, that its arguments are in the object store;
     # Ray Data keeps them alive. What matters arrives as an exception.

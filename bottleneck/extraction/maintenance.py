@@ -46,8 +46,7 @@ def _maintain(config: ExtractConfig, interruption: Interruption) -> Summary:
     else:
         groups = small_neighbours(table.snapshot().shards, config.shard_mb * 1e6)
         if groups:
-            connection.connect(config.address)
-            interruption.reinstall()
+            connection.connect(config.address, interruption)
             with Lease(table.log, summary.run, take_over=config.take_over) as lease:
                 compact(table, groups, summary, lease)
         summary.outcome = "compacted"
