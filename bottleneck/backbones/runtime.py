@@ -15,7 +15,14 @@ Features = npt.NDArray[np.float32]
 
 
 def configure_backend(threads: int) -> None:
-    """Set TensorFlow up before its first operation; other backends need nothing."""
+    """Sets TensorFlow up before its first operation; other backends need nothing.
+
+    Args:
+        threads: Threads that an operation may use; 0 leaves it to TensorFlow.
+
+    Raises:
+        BackboneError: TensorFlow already runs in this process with another number of threads.
+    """
     import keras
 
     if keras.backend.backend() != "tensorflow":
@@ -67,12 +74,3 @@ def compiled(
         lambda images: model(images, training=False), jit_compile=False, autograph=False
     ).get_concrete_function(tf.TensorSpec(shape, tf.as_dtype(dtype)))
     return lambda images: function(tf.convert_to_tensor(images)).numpy()
-
-
-def prepare_tensorflow(threads: int) -> None:
-    """Sets TensorFlow up in a worker, before its first operation."""
-    import tensorflow as tf
-
-    for gpu in tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.set_memory_growth(gpu, True)
-    tf.config.threading.set_intra_op_parallelism_threads(threads)

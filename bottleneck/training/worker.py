@@ -13,7 +13,7 @@ import numpy.typing as npt
 import ray
 
 from bottleneck.backbones.config import BackboneConfig
-from bottleneck.backbones.runtime import prepare_tensorflow
+from bottleneck.backbones.runtime import configure_backend
 from bottleneck.errors import BottleneckError
 from bottleneck.models.files import FUSED, HEAD, FileRecord, keras_bytes, write_file
 from bottleneck.models.heads import HeadConfig, build_head, class_probabilities
@@ -85,7 +85,7 @@ def _train(config: WorkerConfig) -> None:
 
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    prepare_tensorflow(config.threads)
+    configure_backend(config.threads)
     train_rows, validation_rows = ray.get(list(config.rows))
     fitter = HeadFitter(config.fit, train_rows.length, rank=rank, world=world)
 
