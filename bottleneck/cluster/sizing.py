@@ -74,7 +74,7 @@ def size_actors(
     Raises:
         ConfigError: An actor of the size asked for fits no node.
     """
-    gpus = gpus_of_an_actor(config, node_resources)
+    gpus = gpus_each(config.gpus_per_actor, node_resources)
     if gpus and not any(node.get("GPU", 0) for node in node_resources):
         raise ConfigError(
             f"each actor should have {gpus:g} GPUs, but no node of this cluster has one and none "
@@ -114,10 +114,10 @@ def size_actors(
     return ActorSizing(low, high, gpus, cpus, threads, memory_bytes)
 
 
-def gpus_of_an_actor(config: Placement, node_resources: Sequence[Mapping[str, float]]) -> float:
-    """Returns the GPUs asked for; without a wish one if there are any."""
-    if config.gpus_per_actor is not None:
-        return config.gpus_per_actor
+def gpus_each(wish: float | None, node_resources: Sequence[Mapping[str, float]]) -> float:
+    """Returns the GPUs of each actor or worker: those asked for, else 1 if a node has any."""
+    if wish is not None:
+        return wish
     return 1.0 if any(node.get("GPU", 0) for node in node_resources) else 0.0
 
 
@@ -179,11 +179,11 @@ def _cpus_of_an_actor(node_cpus: float) -> float:
 
 def _room(node: Mapping[str, float], cpus: float, gpus: float, memory_bytes: int) -> int:
     """Actors that fit a node beside decoding, for which one CPU stays free where there are more."""
-    bounds = [max(1, _whole((node["CPU"] - 1) / cpus))] if cpus else []
+    bounds = [max(1, whole((node["CPU"] - 1) / cpus))] if cpus else []
     if gpus:
-        bounds.append(_whole(node["GPU"] / gpus))
+        bounds.append(whole(node["GPU"] / gpus))
     if memory_bytes and not math.isinf(_memory(node)):
-        bounds.append(_whole(_memory(node) / memory_bytes))
+        bounds.append(whole(_memory(node) / memory_bytes))
     return min(bounds, default=1)
 
 
@@ -192,7 +192,8 @@ def _memory(node: Mapping[str, float]) -> float:
     return node.get("memory", math.inf)
 
 
-def _whole(quotient: float) -> int:
+def whole(quotient: float) -> int:
+    """Rounds a quotient of resources down."""
     # 1 / 0.1 is ten, whatever binary fractions make of it.
     return math.floor(quotient + 1e-9)
 

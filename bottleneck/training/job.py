@@ -71,8 +71,7 @@ def train(config: TrainConfig) -> TrainSummary:
         for text in summary.warnings:
             logs.say(f"note: {text}", event="notice", level=logging.WARNING)
 
-        connection.connect(config.address)
-        interruption.reinstall()
+        connection.connect(config.address, interruption)
         backbone = backbone_of(snapshot.spec, config.weights)
         _require_weights(snapshot, backbone)
         storage, window = _memory(config, snapshot, rows)

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
-import sys
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +13,14 @@ import numpy.typing as npt
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from bottleneck.cluster import calls
-from bottleneck.cluster import nodes as cluster_nodes
+from bottleneck.cluster import calls, nodes
 from bottleneck.cluster.head_watch import watching_head
+from bottleneck.cluster.worker_sizing import size_workers
 from bottleneck.config.values import worker_range
 from bottleneck.console import logs
 from bottleneck.console.interruption import InterruptedRunError
 from bottleneck.console.redaction import redact_text
-from bottleneck.errors import ConfigError, RunFailedError
+from bottleneck.errors import RunFailedError
 from bottleneck.evaluation.evaluate import evaluate, most_judged
 from bottleneck.evaluation.figures import Evaluation
 from bottleneck.table.location import filesystem_of
@@ -46,50 +42,6 @@ _JUDGED = ("test", "validation")
 
 _POLL_S = 0.3
 _CHECKPOINTS_KEPT = 2
-_MAX_CPUS_PER_WORKER = 8
-
-
-@dataclass(frozen=True)
-class _Workers:
-    number: int | tuple[int, int]
-    cpus: float
-    gpus: float
-
-    @property
-    def threads(self) -> int:
-        return max(1, int(self.cpus))
-
-
-def _size_workers(config: TrainConfig, nodes: Sequence[Mapping[str, float]]) -> _Workers:
-    """Decides what each worker gets of these nodes, those that may be added included."""
-    low, high = worker_range(config.workers)
-    gpus = config.gpus_per_worker
-    if gpus is None:
-        gpus = 1.0 if any(node.get("GPU", 0) for node in nodes) else 0.0
-    cpus = config.cpus_per_worker
-    if cpus is None:
-        # As many as leave room for all, each on one node.
-        sizes = [1.0] if gpus else [float(size) for size in range(_MAX_CPUS_PER_WORKER, 0, -1)]
-        cpus = next((size for size in sizes if _room(nodes, size, gpus) >= low), 1.0)
-    room = _room(nodes, cpus, gpus)
-    if room < low:
-        there = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
-        raise ConfigError(
-            f"--workers {config.workers}: the cluster has room for {room} workers of {cpus:g} CPUs "
-            f"and {gpus:g} GPUs ({there['CPU']:g} CPUs, {there['GPU']:g} GPUs in all); lower "
-            "--workers, --cpus-per-worker or --gpus-per-worker"
-        )
-    return _Workers(low if low == high else (low, high), cpus, gpus)
-
-
-def _room(nodes: Sequence[Mapping[str, float]], cpus: float, gpus: float) -> int:
-    return sum(
-        min(
-            math.floor(node.get("CPU", 0) / cpus),
-            math.floor(node.get("GPU", 0) / gpus) if gpus else sys.maxsize,
-        )
-        for node in nodes
-    )
 
 
 class TrainingRun:
@@ -110,7 +62,12 @@ class TrainingRun:
         self._rows = rows
         self._fit = fit
         self._window = window
-        self._workers = _size_workers(config, cluster_nodes.possible_nodes())
+        self._workers = size_workers(
+            worker_range(config.workers),
+            config.cpus_per_worker,
+            config.gpus_per_worker,
+            nodes.possible_nodes(),
+        )
         self._judged = next(
             (self._drawn(split) for split in _JUDGED if rows.counts(split).any()), None
         )
@@ -174,8 +131,7 @@ class TrainingRun:
             scaling_config=ray.train.ScalingConfig(
                 num_workers=self._workers.number,  # type: ignore[arg-type]
                 use_gpu=self._workers.gpus > 0,
-                resources_per_worker={"CPU": self._workers.cpus}
-                | ({"GPU": self._workers.gpus} if self._workers.gpus else {}),
+                resources_per_worker=self._workers.resources,
             ),
             run_config=ray.train.RunConfig(
                 # Of the same name and place as before, it goes on from the last checkpoint.
