@@ -1,6 +1,6 @@
 """Classifiers: images in, probabilities out. Needs no cluster.
 
->>> classifier = load_classifier(locate_model("s3://models/pets"))
+>>> classifier = load_model("s3://models/pets")
 >>> probabilities = classifier(images)  # (N, 224, 224, 3) uint8 RGB → (N, C) float32
 
 A model is one that ``jobs/train.py`` wrote, or ``imagenet:NAME``, a whole ``keras.applications``
@@ -156,6 +156,26 @@ def load_classifier(model: LocatedModel, *, batch_size: int = 32, threads: int =
         pixels = family.preprocess_input(keras.ops.cast(images, "float32"))
         network = keras.Model(images, body(pixels))
     return Classifier(network, model.labels, dtype="uint8", batch_size=batch_size)
+
+
+def load_model(uri: str) -> Classifier:
+    """Loads a model from images to probabilities, wherever it lies.
+
+    >>> classifier = load_model("imagenet:mobilenet")
+    >>> labels, probabilities = classifier.labels, classifier(images)  # (N, 224, 224, 3) uint8 RGB
+
+    Args:
+        uri: Of a trained model, a folder or URI; or ``imagenet:NAME``, a network of
+            ``keras.applications`` with its 1,000 ImageNet classes.
+
+    Returns:
+        The model; its ``labels`` name the columns of the probabilities that it returns.
+
+    Raises:
+        ModelError: There is no such model, or its file is missing, damaged or cannot be loaded.
+        BackboneError: The ImageNet weights or class names cannot be had.
+    """
+    return load_classifier(locate_model(uri))
 
 
 def load_head(model: LocatedModel, *, batch_size: int = 32, threads: int = 0) -> Classifier:
