@@ -36,7 +36,6 @@ from results import CommonSettings, Result
 from bottleneck.backbones.backbone import Backbone
 from bottleneck.backbones.config import BackboneConfig
 from bottleneck.images.decoding import decode
-from bottleneck.images.options import DecodeOptions
 from bottleneck.table import columns
 
 _MOBILENET = SHARED / "weights" / "mobilenet_2_5_224_tf_no_top.h5"
@@ -166,8 +165,7 @@ def _map_and_average(name: str, trained: bool, maps: Features) -> Iterator[_Samp
 
 
 def _compute(backbone: Backbone, count: int) -> Features:
-    height, width = backbone.image_size
-    options = DecodeOptions(height=height, width=width)
+    options = backbone.decode_options()
     pixels = [decode(data, options).pixels for data in small_photos(count)[1]]
     return backbone(np.stack([image for image in pixels if image is not None]))
 

@@ -47,7 +47,6 @@ from bottleneck.backbones.backbone import Backbone
 from bottleneck.backbones.config import BackboneConfig
 from bottleneck.backbones.families import FAMILIES
 from bottleneck.images.decoding import decode
-from bottleneck.images.options import DecodeOptions
 
 _WEIGHTS = "random:0"
 
@@ -239,8 +238,7 @@ def _serve(
 
 def _bare(pipe: Connection, settings: Settings, folder: Path) -> None:
     backbone = Backbone(_config(settings), batch_size=settings.batch_size)
-    height, width = backbone.image_size
-    options = DecodeOptions(height=height, width=width)
+    options = backbone.decode_options()
     decoded = [decode(path.read_bytes(), options).pixels for path in sorted(folder.rglob("*.jpg"))]
     pixels = np.stack([image for image in decoded if image is not None])
     first = pixels[: settings.batch_size]

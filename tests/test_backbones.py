@@ -18,6 +18,7 @@ from bottleneck.backbones.keras_models import _preprocessed, build_model
 from bottleneck.backbones.precision import Hardware, cpu_flags, resolve_precision
 from bottleneck.backbones.weight_loading import layer_names
 from bottleneck.errors import BackboneError, SpecMismatchError
+from bottleneck.images.options import DecodeOptions
 from bottleneck.spec import FeatureSpec, require_equal
 
 WEIGHTS = SHARED / "weights"
@@ -342,7 +343,7 @@ def test_the_model_can_be_saved_and_used_elsewhere(vgg16, tmp_path):
 
 
 def test_the_specification_it_knows(vgg16):
-    spec = vgg16.spec(resize="squash", interpolation="bilinear", decode="exact")
+    spec = vgg16.spec(vgg16.decode_options(decode="exact"))
     assert spec == FeatureSpec(
         backbone="vgg16",
         alpha=None,
@@ -358,6 +359,16 @@ def test_the_specification_it_knows(vgg16):
         precision="float32",
     )
     assert spec.weights.startswith("random:0 sha256:")
+
+
+def test_images_of_another_size_have_no_specification(vgg16):
+    assert vgg16.decode_options(resize="crop") == DecodeOptions(72, 96, resize="crop")
+    with pytest.raises(BackboneError) as error:
+        vgg16.spec(DecodeOptions(224, 224))
+    assert str(error.value) == (
+        "images were decoded to 224x224 and vgg16 takes 72x96; decode them with "
+        "Backbone.decode_options()"
+    )
 
 
 # --- the built-in
@@ -567,9 +578,7 @@ def test_resnet50_features_of_rescaled_pixels_do_not_mix_with_its_own():
             preprocessing=preprocessing,
             batch_size=4,
         )
-        specs[preprocessing] = backbone.spec(
-            resize="squash", interpolation="bilinear", decode="exact"
-        )
+        specs[preprocessing] = backbone.spec(backbone.decode_options(decode="exact"))
         features[preprocessing] = backbone(images)
     assert specs["own"].differences(specs["rescale"]) == [("preprocessing", "own", "rescale")]
     assert np.abs(features["own"] - features["rescale"]).max() > 0.1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from bottleneck.extraction import known_backbone
 from bottleneck.extraction.config import ExtractConfig
 from bottleneck.extraction.job import extract
 from bottleneck.extraction.known_backbone import knows_backbone, remember_backbone, settings_digest
+from bottleneck.images.options import DecodeOptions
 from bottleneck.incremental.summary import Summary
 from bottleneck.table.snapshot import Snapshot
 from bottleneck.table.table import FeaturesTable
 
-READ = ("squash", "bilinear", "fast")
+READ = DecodeOptions(224, 224)
 
 
 def run(images: Path, features: Path, **options: Any) -> Summary:
@@ -101,19 +103,19 @@ def test_every_setting_and_the_state_of_the_weights_counts(
         BackboneConfig("mobilenet", alpha=0.25, precision="float32", weights="random:1"),
         BackboneConfig("mobilenet", alpha=0.25, precision="float32", weights=str(file)),
     ]
-    found = {settings_digest(backbone, *READ) for backbone in backbones}
+    found = {settings_digest(backbone, READ) for backbone in backbones}
     found |= {
-        settings_digest(backbones[0], "pad", "bilinear", "fast"),
-        settings_digest(backbones[0], "squash", "nearest", "fast"),
-        settings_digest(backbones[0], "squash", "bilinear", "exact"),
+        settings_digest(backbones[0], replace(READ, resize="pad")),
+        settings_digest(backbones[0], replace(READ, interpolation="nearest")),
+        settings_digest(backbones[0], replace(READ, decode="exact")),
     }
     file.write_bytes(b"22")
-    found.add(settings_digest(backbones[-1], *READ))
+    found.add(settings_digest(backbones[-1], READ))
     monkeypatch.setattr(bottleneck, "__version__", "another")
-    found.add(settings_digest(backbones[0], *READ))
+    found.add(settings_digest(backbones[0], READ))
     monkeypatch.undo()
     monkeypatch.setattr(known_backbone, "version", lambda name: version(name) + "1")
-    found.add(settings_digest(backbones[0], *READ))
+    found.add(settings_digest(backbones[0], READ))
     assert len(found) == 11
     assert all(len(digest) == 64 for digest in found)
 
@@ -123,7 +125,7 @@ def test_weights_that_cannot_be_seen_from_here_are_never_known(
     tmp_path: Path, weights: str
 ) -> None:
     backbone = BackboneConfig("vgg16", precision="float32", weights=weights)
-    assert settings_digest(backbone, *READ) == ""
+    assert settings_digest(backbone, READ) == ""
     snapshot = _snapshot(tmp_path)
     remember_backbone(snapshot.table_uri, "", snapshot.spec)
     assert not knows_backbone(snapshot, "")

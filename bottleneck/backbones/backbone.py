@@ -23,6 +23,7 @@ from bottleneck.backbones.runtime import (
     configure_backend,
 )
 from bottleneck.errors import BackboneError
+from bottleneck.images.options import DecodeOptions
 from bottleneck.spec import FeatureSpec
 
 
@@ -120,8 +121,29 @@ class Backbone:
             )
         return features
 
-    def spec(self, *, resize: str, interpolation: str, decode: str) -> FeatureSpec:
-        """The specification of this backbone's features, given how the images were read."""
+    def decode_options(self, **choices: Any) -> DecodeOptions:
+        """Returns the options that decode images to what this backbone takes.
+
+        Args:
+            choices: Any fields of ``DecodeOptions`` but height and width.
+        """
+        return self.config.decode_options(**choices)
+
+    def spec(self, decoded: DecodeOptions) -> FeatureSpec:
+        """Returns the specification of this backbone's features.
+
+        Args:
+            decoded: How the images were decoded.
+
+        Raises:
+            BackboneError: They were decoded to another size than the backbone takes.
+        """
+        if (decoded.height, decoded.width) != self.image_size:
+            raise BackboneError(
+                f"images were decoded to {decoded.height}x{decoded.width} and {self.config.name} "
+                f"takes {self.image_size[0]}x{self.image_size[1]}; decode them with "
+                "Backbone.decode_options()"
+            )
         return FeatureSpec(
             backbone=self.config.name,
             alpha=self.config.alpha,
@@ -130,9 +152,9 @@ class Backbone:
             shape=self.shape,
             pooling=self.config.pooling,
             image_size=self.image_size,
-            resize=resize,
-            interpolation=interpolation,
-            decode=decode,
+            resize=decoded.resize,
+            interpolation=decoded.interpolation,
+            decode=decoded.decode,
             preprocessing=self.config.preprocessing,
             precision=self.precision,
         )

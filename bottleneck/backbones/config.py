@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from bottleneck.backbones.families import CHANNEL_MEANS, FAMILIES, Family, canonical_name
 from bottleneck.backbones.precision import PRECISIONS
 from bottleneck.console.redaction import redact_uri
 from bottleneck.errors import BackboneError
+from bottleneck.images.options import DecodeOptions
 from bottleneck.spec import FeatureSpec
 from bottleneck.storage.uris import scheme_of
 
@@ -94,6 +95,18 @@ class BackboneConfig:
             return self.image_size
         side = 32 if self.name == CHANNEL_MEANS else FAMILIES[self.name].size
         return side, side
+
+    def decode_options(self, **choices: Any) -> DecodeOptions:
+        """Returns the options that decode images to what the backbone takes.
+
+        Args:
+            choices: Any fields of ``DecodeOptions`` but height and width.
+
+        Raises:
+            ConfigError: A value is not allowed.
+        """
+        height, width = self.input_size
+        return DecodeOptions(height, width, **choices)
 
     @property
     def seed(self) -> int | None:

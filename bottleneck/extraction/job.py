@@ -128,6 +128,16 @@ def configured_backbone(config: ExtractConfig, snapshot: Snapshot | None) -> Bac
     return replace(backbone, precision=snapshot.spec.precision)
 
 
+def decode_options(config: ExtractConfig, backbone: BackboneConfig) -> DecodeOptions:
+    """Turns flags into the options that decode images for a backbone."""
+    return backbone.decode_options(
+        resize=config.resize,
+        decode=config.decode,
+        interpolation=config.interpolation,
+        max_pixels=config.max_pixels,
+    )
+
+
 def prepare(
     config: ExtractConfig,
     backbone: BackboneConfig,
@@ -150,22 +160,14 @@ def prepare(
         # What that means is up to the hardware that actors will have.
         where = {"num_cpus": actors.cpus, "num_gpus": actors.gpus}
     task = probe.describe.options(**where)
-    call = task.remote(backbone, config.resize, config.interpolation, config.decode)
-    described: probe.Description = calls.get_all([call])[0]
+    decode = decode_options(config, backbone)
+    described: probe.Description = calls.get_all([task.remote(backbone, decode)])[0]
     spec = described.spec
     if snapshot is not None:
         require_equal(spec, snapshot.spec, redact_uri(snapshot.table_uri))
-    height, width = spec.image_size
     return spec, BackbonePipeline(
         backbone=replace(backbone, precision=spec.precision),
-        decode=DecodeOptions(
-            height=height,
-            width=width,
-            resize=config.resize,
-            decode=config.decode,
-            interpolation=config.interpolation,
-            max_pixels=config.max_pixels,
-        ),
+        decode=decode,
         batch_size=size_batch(config.batch_size, actors.gpus, spec.image_size),
         fetcher=fetcher_of(config),
         row_length=spec.length,
@@ -174,4 +176,4 @@ def prepare(
 
 
 def _settings(config: ExtractConfig, backbone: BackboneConfig) -> str:
-    return settings_digest(backbone, config.resize, config.interpolation, config.decode)
+    return settings_digest(backbone, decode_options(config, backbone))

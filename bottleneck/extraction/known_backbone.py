@@ -16,6 +16,7 @@ from importlib.metadata import version
 import bottleneck
 from bottleneck.backbones.config import BackboneConfig
 from bottleneck.errors import SourceError
+from bottleneck.images.options import DecodeOptions
 from bottleneck.spec import FeatureSpec
 from bottleneck.storage.files import stat_uri
 from bottleneck.table.notes import read_note, write_note
@@ -24,14 +25,12 @@ from bottleneck.table.snapshot import Snapshot
 _NOTE = "backbone"
 
 
-def settings_digest(backbone: BackboneConfig, resize: str, interpolation: str, decode: str) -> str:
+def settings_digest(backbone: BackboneConfig, decoded: DecodeOptions) -> str:
     """Returns a digest of all that decides what a backbone's features are.
 
     Args:
         backbone: Which, in a precision that is decided.
-        resize: As in :class:`~bottleneck.images.decoding.DecodeOptions`, like the next two.
-        interpolation: As there.
-        decode: As there.
+        decoded: How its images are decoded.
 
     Returns:
         Sha256 (hex), in which addresses and their secrets cannot be read; or an empty text when
@@ -49,7 +48,7 @@ def settings_digest(backbone: BackboneConfig, resize: str, interpolation: str, d
     settings = {
         **asdict(backbone),
         "weights file": weights,
-        "read": [resize, interpolation, decode],
+        "read": [decoded.resize, decoded.interpolation, decoded.decode],
         "versions": [bottleneck.__version__, version("keras")],
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

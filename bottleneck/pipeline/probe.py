@@ -8,6 +8,7 @@ import ray
 
 from bottleneck.backbones.backbone import Backbone
 from bottleneck.backbones.config import BackboneConfig
+from bottleneck.images.options import DecodeOptions
 from bottleneck.spec import FeatureSpec
 
 
@@ -25,8 +26,12 @@ class Description:
 
 
 @ray.remote
-def describe(backbone: BackboneConfig, resize: str, interpolation: str, decode: str) -> Description:
-    """Builds the backbone once, with its weights."""
+def describe(backbone: BackboneConfig, decoded: DecodeOptions) -> Description:
+    """Builds the backbone once, with its weights.
+
+    Args:
+        backbone: Which one.
+        decoded: How its images are decoded.
+    """
     built = Backbone(backbone, batch_size=1)
-    spec = built.spec(resize=resize, interpolation=interpolation, decode=decode)
-    return Description(spec, built.weights_bytes)
+    return Description(built.spec(decoded), built.weights_bytes)

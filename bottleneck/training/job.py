@@ -20,6 +20,7 @@ from bottleneck.console import logs
 from bottleneck.console.interruption import Interruption
 from bottleneck.console.redaction import redact_uri
 from bottleneck.errors import ConfigError
+from bottleneck.images.options import DecodeOptions
 from bottleneck.models.heads import HeadConfig
 from bottleneck.pipeline import probe
 from bottleneck.storage.uris import normalize_uri
@@ -138,9 +139,7 @@ def _begun(
 def _require_weights(snapshot: Snapshot, backbone: BackboneConfig) -> None:
     """Finds out before the training whether its model can be put together after it."""
     spec = snapshot.spec
-    found = calls.get_all(
-        [probe.describe.remote(backbone, spec.resize, spec.interpolation, spec.decode)]
-    )[0]
+    found = calls.get_all([probe.describe.remote(backbone, DecodeOptions.of_spec(spec))])[0]
     require_same_weights(spec, found.spec)
 
 
