@@ -1,8 +1,8 @@
 """Encoded image bytes → (H, W, 3) uint8 RGB pixels, or the reason they cannot be had.
 
-``decode`` is the whole room: it knows nothing of where bytes come from, and it never raises for
-bad data. Colour profiles (ICC) are ignored, as Keras ignores them. Only the first picture of an
-animated or multi-picture file is decoded.
+``decode`` is the only entry point; it takes bytes, does no I/O and never raises for bad data.
+Color profiles (ICC) are ignored, as Keras ignores them. Only the first picture of an animated or
+multi-picture file is decoded.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageFile, JpegImagePlugin
 
-from bottleneck.images.formats import _format_of, _open, _ran_out_of_bytes, _RefusedError
+from bottleneck.images.formats import RefusedError, format_of, open_image, ran_out_of_bytes
 from bottleneck.images.options import DecodeOptions, Resize
+from bottleneck.images.statuses import EMPTY, OK, TOO_LARGE, TRUNCATED, UNREADABLE
 
+#: Factor of the target's size to which fast decoding reduces at most, by DCT scaling or box
+#: averaging; the resize proper does the rest. Measured at 224x224: with 2, photographs differ by up
+#: to 18 levels instead of 11, at no gain in time; with 4, a JPEG of 12 megapixels takes 58 ms
+#: instead of 45 (in full: 95).
 REDUCTION_MARGIN = 3
-"""Fast decoding shrinks by DCT scaling or box averaging to no less than this many times the
-target; the resize proper does the rest. Measured at 224x224: with 2, photographs differ by up to
-18 levels instead of 11, at no gain in time; with 4, a JPEG of 12 megapixels takes 58 ms instead
-of 45 (in full: 95).
-"""
 
 # box is missing on purpose: averaging twice on two grids moves edges by up to 60 levels.
 _REDUCIBLE = ("bilinear", "bicubic", "lanczos", "hamming")
@@ -72,7 +72,7 @@ class Decoded:
 
 
 def decode(data: bytes, options: DecodeOptions) -> Decoded:
-    """Decode one image of any of ``FORMATS`` and resize it.
+    """Decodes one image of any of ``FORMATS`` and resizes it.
 
     ``fast``: EXIF orientation is applied; transparency is composited on white; 16-bit grayscale
     is scaled to 8 bits by its full range (floating-point and 32-bit samples have none and are
@@ -103,24 +103,24 @@ def decode(data: bytes, options: DecodeOptions) -> Decoded:
     """
     _silence_pillow()
     if not data:
-        return Decoded("empty", "the file has 0 bytes")
+        return Decoded(EMPTY, "the file has 0 bytes")
     image: ImageFile.ImageFile | None = None
     width = height = None
     try:
-        image = _open(data)
+        image = open_image(data)
         width, height = image.size
         _check_limits(width, height, options)
         render = _render_fast if options.decode == "fast" else _render_exact
         pixels = np.array(_pad(render(image, options), options))
-    except _RefusedError as e:
+    except RefusedError as e:
         return Decoded(e.status, _one_line(e.detail), width, height)
     except Image.DecompressionBombError as e:
-        return Decoded("too_large", _one_line(str(e)), width, height)
+        return Decoded(TOO_LARGE, _one_line(str(e)), width, height)
     except Exception as e:  # Decoders raise almost anything for hostile bytes.
-        status = "truncated" if _ran_out_of_bytes(e, data, image) else "unreadable"
-        detail = f"{_format_of(data) or 'image'}: {str(e) or type(e).__name__}"
+        status = TRUNCATED if ran_out_of_bytes(e, data, image) else UNREADABLE
+        detail = f"{format_of(data) or 'image'}: {str(e) or type(e).__name__}"
         return Decoded(status, _one_line(detail), width, height)
-    return Decoded("ok", None, width, height, pixels)
+    return Decoded(OK, None, width, height, pixels)
 
 
 def _silence_pillow() -> None:
@@ -137,11 +137,11 @@ def _check_limits(width: int, height: int, options: DecodeOptions) -> None:
         detail = f"{width * height} pixels are above max_pixels {options.max_pixels}"
     else:
         return
-    raise _RefusedError("too_large", f"{width}x{height}: {detail}")
+    raise RefusedError(TOO_LARGE, f"{width}x{height}: {detail}")
 
 
 def _render_exact(image: Image.Image, options: DecodeOptions) -> Image.Image:
-    """``keras.utils.load_img``, step by step (keras/src/utils/image_utils.py, Keras 3.15)."""
+    """Follows ``keras.utils.load_img`` of Keras 3.15 (keras/src/utils/image_utils.py)."""
     rgb = image if image.mode == "RGB" else image.convert("RGB")
     box, fitted = _geometry(rgb.size, (options.width, options.height), options.resize)
     if rgb.size == fitted:
@@ -179,7 +179,7 @@ def _filter(options: DecodeOptions) -> Image.Resampling:
 def _geometry(
     size: tuple[int, int], target: tuple[int, int], resize: Resize
 ) -> tuple[tuple[float, float, float, float], tuple[int, int]]:
-    """The box of the original that is used, and the size it is resized to."""
+    """Returns the box of the original that is used, and the size it is resized to."""
     (width, height), (target_width, target_height) = size, target
     if resize == "crop":
         # Keras's integers; it has no max(1, …) and fails on slivers.
@@ -212,12 +212,12 @@ def _upright(image: Image.Image) -> Image.Transpose | None:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode → RGB, transparency composited on white."""
+    """Converts any mode to RGB, transparency composited on white."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         return _from_16_bits(image)
     if image.mode in ("I", "F"):
-        raise _RefusedError(
-            "unreadable",
+        raise RefusedError(
+            UNREADABLE,
             f"{image.format} with samples of Pillow's mode {image.mode}, which have no fixed "
             f"range; convert to 8 or 16 bits",
         )

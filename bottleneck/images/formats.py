@@ -22,8 +22,11 @@ from PIL import (  # noqa: F401
     WebPImagePlugin,
 )
 
+from bottleneck.images.statuses import NOT_AN_IMAGE, UNREADABLE
+
+#: Formats that are decoded, by content, whatever the file is called (MPO counts as JPEG, APNG as
+#: PNG).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "ICO", "PPM")
-"""What is decoded, by content, whatever the file is called (MPO counts as JPEG, APNG as PNG)."""
 
 # Signatures of two letters that any text could start with: what then fails to open is no image.
 _WEAK_SIGNATURES = ("BMP", "PPM")
@@ -40,8 +43,13 @@ _FOREIGN_SIGNATURES = (
 )
 
 
-class _RefusedError(Exception):
-    """An image that is turned away before a decoder fails on it."""
+class RefusedError(Exception):
+    """An image that is refused before a decoder fails on it.
+
+    Attributes:
+        status: One of ``images.statuses.STATUSES``.
+        detail: Why, for the table's ``error`` column.
+    """
 
     def __init__(self, status: str, detail: str) -> None:
         super().__init__(detail)
@@ -49,7 +57,8 @@ class _RefusedError(Exception):
         self.detail = detail
 
 
-def _format_of(data: bytes) -> str | None:
+def format_of(data: bytes) -> str | None:
+    """Returns the format that the first bytes name, one of ``FORMATS``, or None."""
     for name in FORMATS:
         _, accept = Image.OPEN[name]
         if accept is not None and accept(data[:16]) is True:
@@ -57,34 +66,48 @@ def _format_of(data: bytes) -> str | None:
     return None
 
 
-def _open(data: bytes) -> ImageFile.ImageFile:
-    """Read the header only. Not ``Image.open``, whose size limit is global and hides the size."""
+def open_image(data: bytes) -> ImageFile.ImageFile:
+    """Reads the header only.
+
+    Not ``Image.open``, whose limit on the size is global and hides the size.
+
+    Raises:
+        RefusedError: It is no image, or of a format that is not decoded here.
+        Exception: Whatever Pillow raises for a damaged header.
+    """
     readable = ", ".join(FORMATS)
     unknown = f"starts with {data[:16]!r}, which is none of {readable}"
-    name = _format_of(data)
+    name = format_of(data)
     if name is None:
         for start, signature, foreign in _FOREIGN_SIGNATURES:
             if data.startswith(signature, start):
                 detail = f"{foreign} is not decoded here; convert to one of {readable}"
-                raise _RefusedError("unreadable", detail)
-        raise _RefusedError("not_an_image", unknown)
+                raise RefusedError(UNREADABLE, detail)
+        raise RefusedError(NOT_AN_IMAGE, unknown)
     factory, _ = Image.OPEN[name]
     try:
         return factory(io.BytesIO(data), "")
     except Exception as e:
         if name in _WEAK_SIGNATURES:
-            raise _RefusedError("not_an_image", unknown) from e
+            raise RefusedError(NOT_AN_IMAGE, unknown) from e
         raise
 
 
-def _ran_out_of_bytes(error: BaseException, data: bytes, image: ImageFile.ImageFile | None) -> bool:
+def ran_out_of_bytes(error: BaseException, data: bytes, image: ImageFile.ImageFile | None) -> bool:
+    """Returns whether a decoder failed because the bytes end too early.
+
+    Args:
+        error: What the decoder raised.
+        data: The whole file.
+        image: What was opened; None if the header could not be read.
+    """
     # Decoders say so in many ways; those of WebP and TIFF do not say it at all.
     causes = (error, error.__cause__)
     if any(isinstance(cause, EOFError | IndexError | struct.error) for cause in causes):
         return True
     if re.search(r"truncated|not enough image data|reached eof", str(error), re.IGNORECASE):
         return True
-    name = _format_of(data)
+    name = format_of(data)
     if name == "WEBP":
         return 8 + int.from_bytes(data[4:8], "little") > len(data)
     if name == "TIFF":

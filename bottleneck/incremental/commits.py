@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from bottleneck.images.statuses import OK
 from bottleneck.incremental.counters import RunMetrics
 from bottleneck.incremental.plan import Identity, Plan
 from bottleneck.incremental.summary import Summary, history_entry
@@ -117,7 +118,7 @@ class Committer:
 
     def _count_failures(self, pending: Iterable[Written]) -> None:
         for status, number in _add_up(written.statuses for written in pending).items():
-            if status != "ok":
+            if status != OK:
                 self._summary.failed[status] = self._summary.failed.get(status, 0) + number
 
     def finish(self) -> None:

@@ -24,7 +24,7 @@ from bottleneck.console.interruption import Interruption
 from bottleneck.console.progress import Progress
 from bottleneck.console.redaction import redact_text
 from bottleneck.errors import BottleneckError, ConflictError, RunFailedError, TableBusyError
-from bottleneck.images.statuses import UNAVAILABLE
+from bottleneck.images.statuses import OK, UNAVAILABLE
 from bottleneck.incremental.capacity import Capacity, StallWatch
 from bottleneck.incremental.commits import Committer
 from bottleneck.incremental.counters import RunMetrics
@@ -219,7 +219,7 @@ class RunLoop:
     def _count(self, written: writing.Written) -> None:
         summary = self._summary
         self._metrics.count_written(written)
-        self._progress.failed += sum(written.statuses.values()) - written.statuses.get("ok", 0)
+        self._progress.failed += sum(written.statuses.values()) - written.statuses.get(OK, 0)
         self._unavailable += written.statuses.get(UNAVAILABLE, 0)
         summary.bytes_read += written.read_bytes
         for stage, seconds in written.stage_s.items():

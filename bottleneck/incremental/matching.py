@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from bottleneck.images.statuses import OK
 from bottleneck.incremental.work import _work
 from bottleneck.storage.fingerprints import _is_etag, _size
 from bottleneck.table.snapshot import Snapshot, read_identities
@@ -40,7 +41,7 @@ def _same_etag(new: pl.DataFrame, gone: pl.DataFrame) -> pl.DataFrame:
 
     Only ETags of whole objects say so: a tar member's fingerprint names its archive.
     """
-    old = gone.filter((pl.col("status") == "ok") & _is_etag("fingerprint"))
+    old = gone.filter((pl.col("status") == OK) & _is_etag("fingerprint"))
     return _pair(new.filter(_is_etag("fingerprint")), old, "fingerprint")
 
 
@@ -72,14 +73,14 @@ def _same_content(
     """
     size = _size("fingerprint")
     gone = gone.join(renamed.select(image="image_old"), on="image", how="anti").filter(
-        (pl.col("status") == "ok") & ~_is_etag("fingerprint")
+        (pl.col("status") == OK) & ~_is_etag("fingerprint")
     )
     new = new.join(renamed.select("image"), on="image", how="anti").filter(~_is_etag("fingerprint"))
     rename_candidates = new.with_columns(size=size).join(
         gone.select(size=size).drop_nulls().unique(), on="size", how="semi"
     )
     touch_candidates = changed.filter(
-        (pl.col("status") == "ok") & ~_is_etag("fingerprint") & (size == _size("fingerprint_old"))
+        (pl.col("status") == OK) & ~_is_etag("fingerprint") & (size == _size("fingerprint_old"))
     )
     if rename_candidates.is_empty() and touch_candidates.is_empty():
         return renamed, changed.clear()

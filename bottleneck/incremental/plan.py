@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import polars as pl
 import pyarrow as pa
 
+from bottleneck.images.statuses import OK
 from bottleneck.incremental.matching import Hasher, _places, _same_content, _same_etag, _without
 from bottleneck.incremental.work import _work
 from bottleneck.table.snapshot import Snapshot, read_identities
@@ -102,7 +103,7 @@ def make_plan(
     kept = {name: listed[name].eq_missing(values) for name, values in before.items()}
     del before
     same = there & kept["fingerprint"]
-    failed = there & (known["status"].gather(place) != "ok").fill_null(False)
+    failed = there & (known["status"].gather(place) != OK).fill_null(False)
     moved = same & ~(kept["label"] & kept["split"])
     retry = same & failed & retry_failed
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 from bottleneck.config.flags import FetchFlags
 from bottleneck.images import decoding
 from bottleneck.images.options import DecodeOptions
-from bottleneck.images.statuses import UNAVAILABLE
+from bottleneck.images.statuses import OK, UNAVAILABLE
 from bottleneck.pipeline.blocks import _pixel_column
 from bottleneck.storage.fetcher import Fetched, Fetcher, FetchRequest
 from bottleneck.table.columns import SCHEMA
@@ -153,7 +153,7 @@ def _decode_block(
         columns["status"].append(result.status)
         columns["error"].append(result.error)
         fetch_s[number], decode_s[number] = seconds, time.perf_counter() - began
-    ok = np.array([status == "ok" for status in columns["status"]], dtype=bool)
+    ok = np.array([status == OK for status in columns["status"]], dtype=bool)
     block = {name: rows[name] for name in ("image", "label", "split")}
     block |= {name: pa.array(values, SCHEMA.field(name).type) for name, values in columns.items()}
     block |= {

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from bottleneck.evaluation.evaluate import evaluate, most_judged
 from bottleneck.evaluation.figures import Evaluation
+from bottleneck.images.statuses import OK
 from bottleneck.table import shards
 from bottleneck.table.location import filesystem_of, reading
 from bottleneck.table.snapshot import Snapshot
@@ -64,7 +65,7 @@ def judge_predictions(snapshot: Snapshot, labels: Sequence[str], mistakes: int) 
             frame.with_columns(shard=pl.lit(number, pl.Int32), row=pl.int_range(pl.len()))
         )
     rows = pl.concat(frames) if frames else pl.DataFrame(schema=_EMPTY)
-    ok = rows.filter(pl.col("status") == "ok")
+    ok = rows.filter(pl.col("status") == OK)
     known = ok.filter(pl.col("label").is_in(labels))
     wrong = known.filter(pl.col("label") != pl.col("predicted"))
     worst = wrong.sort("probability", "image", descending=[True, False]).head(mistakes)

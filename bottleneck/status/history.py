@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from bottleneck.console.formatting import format_bytes
 from bottleneck.console.redaction import redact_text, redact_uri
 from bottleneck.errors import TableError
-from bottleneck.images.statuses import UNAVAILABLE
+from bottleneck.images.statuses import OK, UNAVAILABLE
 from bottleneck.spec import PREFIX
 from bottleneck.status.config import StatusConfig
 from bottleneck.storage.uris import normalize_uri
@@ -132,8 +132,8 @@ class Status:
             f"{self.table_uri}  version {self.version}, {self.rows:,} rows, "
             f"{format_bytes(self.bytes)} in {self.shards:,} shard(s)"
         )
-        failures = sorted(item for item in self.statuses.items() if item[0] != "ok")
-        counts = [("ok", self.statuses.get("ok", 0)), *failures]
+        failures = sorted(item for item in self.statuses.items() if item[0] != OK)
+        counts = [(OK, self.statuses.get(OK, 0)), *failures]
         parts = [
             [head],
             ["Specification", *_aligned([[name, value] for name, value in self.spec.items()])],
@@ -223,7 +223,7 @@ def _run(commits: Sequence[CommitRecord], size: Size | None) -> Run:
         first_version=first.version,
         last_version=last.version,
         rows=sum(number for name, number in statuses.items() if name != UNAVAILABLE),
-        failed={name: statuses[name] for name in sorted(statuses) if name != "ok"},
+        failed={name: statuses[name] for name in sorted(statuses) if name != OK},
         images_per_s=float(_newest(commits, "images_per_s", 0.0)),
         nodes=max(int(commit.stats.get("nodes") or 0) for commit in commits),
         precision=str(_newest(commits, "precision", "")),

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from bottleneck.console.redaction import redact_text, redact_uri
 from bottleneck.errors import SourceError
+from bottleneck.images.statuses import MISSING, TOO_LARGE, TRUNCATED, UNAVAILABLE, UNREADABLE
 from bottleneck.storage.files import filesystem_of, root_cause, stat_of_info
 from bottleneck.storage.fingerprints import (
     LIST_FINGERPRINT,
@@ -87,11 +88,11 @@ class Fetched:
 
 
 _STATUS_OF_KIND = {
-    "missing": "missing",
-    "missing_bucket": "missing",
-    "bad_name": "unreadable",
-    "range": "truncated",
-    "other": "unreadable",
+    "missing": MISSING,
+    "missing_bucket": MISSING,
+    "bad_name": UNREADABLE,
+    "range": TRUNCATED,
+    "other": UNREADABLE,
 }
 
 
@@ -160,7 +161,7 @@ class _Call:
         root = split_object_uri(request.uri)[0]
         if self._silent.get(root, 0) >= self._fetcher.concurrency:
             return Fetched(
-                status="unavailable",
+                status=UNAVAILABLE,
                 error=f"not tried: {redact_uri(root)} did not answer the requests before",
             )
         answered = True
@@ -178,7 +179,7 @@ class _Call:
             fetched = _failed(request.uri, e)
             answered = _is_denied(request.uri, e)
         with self._lock:
-            silent = fetched.status == "unavailable" and not answered
+            silent = fetched.status == UNAVAILABLE and not answered
             self._silent[root] = self._silent.get(root, 0) + 1 if silent else 0
         if fetched.fingerprint and (request.fingerprint or "").startswith(LIST_FINGERPRINT):
             return Fetched(fetched.data, request.fingerprint, fetched.status, fetched.error)
@@ -213,7 +214,7 @@ class _Call:
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                return Fetched(status="unreadable", error="is not a regular file")
+                return Fetched(status=UNREADABLE, error="is not a regular file")
             # The fingerprint is older than the bytes: a file that changes now is read again.
             fingerprint = mtime_fingerprint(status.st_size, status.st_mtime_ns)
             if request.length is None and status.st_size > self._fetcher.max_bytes:
@@ -236,7 +237,7 @@ class _Call:
 
     def _too_large(self, size: int, fingerprint: str | None) -> Fetched:
         return Fetched(
-            None, fingerprint, "too_large", f"{size} bytes; the limit is {self._fetcher.max_bytes}"
+            None, fingerprint, TOO_LARGE, f"{size} bytes; the limit is {self._fetcher.max_bytes}"
         )
 
 
@@ -246,34 +247,30 @@ def _complete(request: FetchRequest, data: bytes, fingerprint: str) -> Fetched:
     fingerprint = member_fingerprint(fingerprint, request.offset, request.length)
     if len(data) < request.length:
         error = f"the archive ends after {len(data)} of the member's {request.length} bytes"
-        return Fetched(None, fingerprint, "truncated", error)
+        return Fetched(None, fingerprint, TRUNCATED, error)
     return Fetched(data, fingerprint)
 
 
 def _failed(uri: str, error: Exception) -> Fetched:
     """Sorts an exception into a status; unknown trouble counts as passing, so it is tried again."""
     if isinstance(error, SourceError):
-        return Fetched(status="unavailable", error=str(error))
+        return Fetched(status=UNAVAILABLE, error=str(error))
     if is_object_store(uri):
         problem = explain(error)
-        return Fetched(
-            status=_STATUS_OF_KIND.get(problem.kind, "unavailable"), error=problem.detail
-        )
+        return Fetched(status=_STATUS_OF_KIND.get(problem.kind, UNAVAILABLE), error=problem.detail)
     error = root_cause(error)
     http_status = getattr(error, "status", None)
     reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
     reason = redact_text(str(reason).split("\n", 1)[0])[:300]
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return Fetched(status="missing", error="No such file")
+        return Fetched(status=MISSING, error="No such file")
     if isinstance(http_status, int):
         passing = http_status >= 500 or http_status in {401, 403, 408, 425, 429}
-        return Fetched(
-            status="unavailable" if passing else "unreadable", error=f"HTTP {http_status}"
-        )
+        return Fetched(status=UNAVAILABLE if passing else UNREADABLE, error=f"HTTP {http_status}")
     permanent = isinstance(error, IsADirectoryError | ValueError | ImportError)
     if is_local(uri) and isinstance(error, OSError):
         permanent = error.errno not in _TRANSIENT_ERRNO
-    return Fetched(status="unreadable" if permanent else "unavailable", error=reason)
+    return Fetched(status=UNREADABLE if permanent else UNAVAILABLE, error=reason)
 
 
 def _is_denied(uri: str, error: Exception) -> bool:

@@ -15,6 +15,7 @@ import polars as pl
 
 from bottleneck.console.redaction import redact_uri
 from bottleneck.errors import ConfigError, TableError
+from bottleneck.images.statuses import OK
 from bottleneck.sources.lists import read_rows
 from bottleneck.sources.rules import canonical_split
 from bottleneck.storage.uris import normalize_uri
@@ -68,7 +69,7 @@ def select_rows(snapshot: Snapshot, config: TrainConfig) -> LabelledRows:
     rows = read_identities(snapshot, ("image", "label", "split", "status"))
     rows = rows.with_columns(row=pl.int_range(pl.len()).over("shard"))
     total = len(rows)
-    rows = rows.filter(pl.col("status") == "ok")
+    rows = rows.filter(pl.col("status") == OK)
     left_out = {"failed": total - len(rows)}
     unlabelled = int(rows["label"].null_count())
     rows = rows.filter(pl.col("label").is_not_null())
