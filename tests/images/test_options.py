@@ -12,9 +12,8 @@ from bottleneck.images.options import DEFAULT_MAX_PIXELS, DecodeOptions
 
 
 def test_options_of_a_specification_are_those_its_images_were_read_with() -> None:
-    made = replace(
-        spec((3,)), image_size=(72, 96), resize="pad", decode="exact", interpolation="box"
-    )
+    words = {"resize": "pad", "decode": "exact", "interpolation": "box"}
+    made = replace(spec((3,)), image_size=(72, 96), **words)
     expected = DecodeOptions(72, 96, **words, max_pixels=DEFAULT_MAX_PIXELS)
     assert DecodeOptions.of_spec(made) == expected
     assert DecodeOptions.of_spec(made, 1000) == replace(expected, max_pixels=1000)
