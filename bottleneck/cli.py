@@ -42,7 +42,10 @@ _log = logging.getLogger(__name__)
 
 
 def run_job(
-    config_type: type[C], job: Callable[[C], Outcome], argv: Sequence[str] | None = None
+    config_type: type[C],
+    job: Callable[[C], Outcome],
+    argv: Sequence[str] | None = None,
+    prog: str | None = None,
 ) -> int:
     """Runs a job as a command.
 
@@ -50,6 +53,7 @@ def run_job(
         config_type: The job's configuration, whose fields are its flags.
         job: What to run.
         argv: Arguments without the program's name; ``sys.argv`` when None.
+        prog: What the user typed, for ``--help``; derived from ``sys.argv`` when None.
 
     Returns:
         The exit code: 0; 1 when too many images failed or the run could not finish; 2 for
@@ -59,7 +63,7 @@ def run_job(
     """
     with logs.Console() as console:
         try:
-            return _run(config_type, job, sys.argv[1:] if argv is None else argv, console)
+            return _run(config_type, job, sys.argv[1:] if argv is None else argv, prog, console)
         except (BottleneckError, InterruptedRunError) as e:
             logs.fail(str(e), exit_code=e.exit_code)
             return e.exit_code
@@ -77,13 +81,17 @@ def run_job(
 
 
 def _run(
-    config_type: type[C], job: Callable[[C], Outcome], argv: Sequence[str], console: logs.Console
+    config_type: type[C],
+    job: Callable[[C], Outcome],
+    argv: Sequence[str],
+    prog: str | None,
+    console: logs.Console,
 ) -> int:
     # Errors of the flags themselves have the form that the flags ask for.
     console.as_json = _asks_for_json(argv)
     arguments = _with_config_file(config_type, argv)
     console.as_json = _asks_for_json(arguments)
-    config = _parse_flags(config_type, arguments)
+    config = _parse_flags(config_type, arguments, prog)
     with contextlib.redirect_stdout(_RayMessages()):
         summary = job(config)
     print(summary.to_text(), flush=True)

@@ -2,9 +2,7 @@
 
 import sys
 
-from bottleneck.cli import run_job
-from bottleneck.prediction.config import PredictConfig
-from bottleneck.prediction.job import predict
+from bottleneck.__main__ import run
 
 if __name__ == "__main__":
-    sys.exit(run_job(PredictConfig, predict))
+    sys.exit(run("predict"))

@@ -2,9 +2,7 @@
 
 import sys
 
-from bottleneck.cli import run_job
-from bottleneck.training.config import TrainConfig
-from bottleneck.training.job import train
+from bottleneck.__main__ import run
 
 if __name__ == "__main__":
-    sys.exit(run_job(TrainConfig, train))
+    sys.exit(run("train"))

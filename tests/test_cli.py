@@ -156,10 +156,10 @@ CASES: dict[str, tuple[Callable[[Places], list[str]], list[str]]] = {
 
 #: The job in a forked child for each list of flags: most of a run that fails is Python importing.
 _FORKS = """
-import json, os, runpy, sys, tempfile
-jobs, script = json.load(sys.stdin), sys.argv[1]
-main = runpy.run_path(script, run_name="job")
-for flags in jobs:
+import json, os, sys, tempfile
+import bottleneck.extraction.job
+from bottleneck.__main__ import run
+for flags in json.load(sys.stdin):
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         child = os.fork()
         if not child:
@@ -167,7 +167,7 @@ for flags in jobs:
             os.dup2(err.fileno(), 2)
             code = 99
             try:
-                code = main["run_job"](main["ExtractConfig"], main["run"], flags)
+                code = run("extract", flags)
             finally:
                 sys.stdout.flush()
                 sys.stderr.flush()
@@ -193,7 +193,7 @@ def outcomes(places: Places, s3_session: S3Server) -> dict[str, subprocess.Compl
             flags.append(f"--features={places.table}")
         jobs.append(flags)
     done = subprocess.run(
-        [sys.executable, "-c", _FORKS, str(JOB)],
+        [sys.executable, "-c", _FORKS],
         input=json.dumps(jobs),
         capture_output=True,
         text=True,

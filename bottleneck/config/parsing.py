@@ -38,12 +38,13 @@ def _with_config_file(config_type: type[Any], argv: Sequence[str]) -> list[str]:
     return [*_as_flags(config_type, given or {}), *arguments]
 
 
-def _parse_flags(config_type: type[C], arguments: Sequence[str]) -> C:
+def _parse_flags(config_type: type[C], arguments: Sequence[str], prog: str | None = None) -> C:
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed), _unwrapped(arguments):
             config: C = tyro.cli(
                 config_type,
+                prog=prog,
                 args=arguments,
                 description=_description(config_type),
                 config=(tyro.conf.OmitSubcommandPrefixes,),

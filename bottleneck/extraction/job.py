@@ -17,6 +17,7 @@ from bottleneck.console.interruption import Interruption
 from bottleneck.console.redaction import redact_uri
 from bottleneck.extraction.config import ExtractConfig
 from bottleneck.extraction.known_backbone import knows_backbone, remember_backbone, settings_digest
+from bottleneck.extraction.maintenance import maintain
 from bottleneck.extraction.stages import BackbonePipeline
 from bottleneck.images.options import DecodeOptions
 from bottleneck.incremental.estimate import estimate_run
@@ -36,7 +37,7 @@ from bottleneck.table.table import FeaturesTable
 
 
 def extract(config: ExtractConfig) -> Summary:
-    """Brings the features table up to date with the source.
+    """Brings the features table up to date with the source; or vacuums or compacts it, if asked to.
 
     Args:
         config: What to do.
@@ -48,6 +49,8 @@ def extract(config: ExtractConfig) -> Summary:
         BottleneckError: Something the user can mend, or the run could not finish; everything
             committed before stays.
     """
+    if config.maintenance:
+        return maintain(config)
     summary = Summary(
         run=logs.begin_run(),
         source_uri=redact_uri(normalize_uri(config.images)),
