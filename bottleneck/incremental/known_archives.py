@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from bottleneck.storage.fingerprints import archives_of, are_members
 from bottleneck.table.notes import read_note, write_note
 from bottleneck.table.snapshot import Snapshot, read_identities
 
@@ -58,9 +59,9 @@ def recall_archives(snapshot: Snapshot, layout: str) -> dict[str, tuple[str, Any
         # A damaged note is as good as none.
         return {}
     columns = ("image", "label", "split", "fingerprint")
-    rows = read_identities(snapshot, columns).filter(pl.col("fingerprint").str.contains(r"@\d+\+"))
+    rows = read_identities(snapshot, columns).filter(are_members())
     rows = rows.with_columns(
-        noted=pl.col("fingerprint").str.replace(r"@\d+\+\d+$", ""),
+        noted=archives_of(),
         archive=pl.col("image").str.extract(r"(?i)^(.*?\.tar)/", 1),
     ).join(noted, on=["archive", "noted"])
     found: dict[str, tuple[str, Any]] = {}

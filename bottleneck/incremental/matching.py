@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from bottleneck.images.statuses import OK
 from bottleneck.incremental.work import _work
-from bottleneck.storage.fingerprints import _is_etag, _size
+from bottleneck.storage.fingerprints import are_etags, sizes_of
 from bottleneck.table.snapshot import Snapshot, read_identities
 
 #: Given rows of :data:`~bottleneck.incremental.work.WORK_SCHEMA`, returns (image, sha256) of those
@@ -41,8 +41,8 @@ def _same_etag(new: pl.DataFrame, gone: pl.DataFrame) -> pl.DataFrame:
 
     Only ETags of whole objects say so: a tar member's fingerprint names its archive.
     """
-    old = gone.filter((pl.col("status") == OK) & _is_etag("fingerprint"))
-    return _pair(new.filter(_is_etag("fingerprint")), old, "fingerprint")
+    old = gone.filter((pl.col("status") == OK) & are_etags())
+    return _pair(new.filter(are_etags()), old, "fingerprint")
 
 
 def _pair(new: pl.DataFrame, old: pl.DataFrame, key: str) -> pl.DataFrame:
@@ -71,16 +71,16 @@ def _same_content(
     when a gone one has its size, a changed one when its size stayed; sizes stand in the
     fingerprints of files and tar members.
     """
-    size = _size("fingerprint")
+    size = sizes_of()
     gone = gone.join(renamed.select(image="image_old"), on="image", how="anti").filter(
-        (pl.col("status") == OK) & ~_is_etag("fingerprint")
+        (pl.col("status") == OK) & ~are_etags()
     )
-    new = new.join(renamed.select("image"), on="image", how="anti").filter(~_is_etag("fingerprint"))
+    new = new.join(renamed.select("image"), on="image", how="anti").filter(~are_etags())
     rename_candidates = new.with_columns(size=size).join(
         gone.select(size=size).drop_nulls().unique(), on="size", how="semi"
     )
     touch_candidates = changed.filter(
-        (pl.col("status") == OK) & ~_is_etag("fingerprint") & (size == _size("fingerprint_old"))
+        (pl.col("status") == OK) & ~are_etags() & (size == sizes_of("fingerprint_old"))
     )
     if rename_candidates.is_empty() and touch_candidates.is_empty():
         return renamed, changed.clear()

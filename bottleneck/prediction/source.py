@@ -18,6 +18,7 @@ from bottleneck.models.classifier import LocatedModel
 from bottleneck.prediction.config import PredictConfig
 from bottleneck.sources.listing import list_images
 from bottleneck.sources.rows import LISTING_SCHEMA
+from bottleneck.storage.fingerprints import row_fingerprints
 from bottleneck.storage.uris import normalize_uri
 from bottleneck.table.snapshot import Snapshot, read_identities
 from bottleneck.table.table import FeaturesTable
@@ -78,10 +79,7 @@ def _rows_of(features: Snapshot) -> pa.Table:
         uri=paths.gather(rows["shard"]) if len(rows) else pl.lit("", pl.String),
         label="label",
         split="split",
-        # Says of what content the features are, so that new features give new predictions.
-        fingerprint=pl.concat_str(
-            "status", pl.coalesce("sha256", "fingerprint", pl.lit("")), separator=":"
-        ),
+        fingerprint=row_fingerprints(),
         bytes=pl.lit(None, pl.Int64),
         offset=pl.int_range(pl.len(), dtype=pl.Int64).over("shard"),
     )

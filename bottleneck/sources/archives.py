@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import re
 import tarfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,12 @@ from bottleneck.errors import SourceError
 from bottleneck.sources.rows import Tally, sift
 from bottleneck.sources.rules import Rules, canonical_split, with_layout
 from bottleneck.storage.files import file_error, filesystem_of
+from bottleneck.storage.fingerprints import (
+    etag_of,
+    first_bytes_of,
+    member_fingerprints,
+    sizes_of,
+)
 from bottleneck.storage.object_stores import StoreOptions, open_store
 from bottleneck.storage.uris import is_local, is_object_store, local_path, split_object_uri
 
@@ -43,7 +48,6 @@ _COMPRESSED = {
     b"\xfd7zXZ": "xz",
     b"\x28\xb5\x2f\xfd": "zstd",
 }
-_MEMBER = re.compile(r"^(?P<archive>.*)@(?P<offset>\d+)\+(?P<length>\d+)$", re.DOTALL)
 _MEMBER_SCHEMA = {
     "path": pl.String,
     "bytes": pl.Int64,
@@ -105,7 +109,6 @@ def _known_rows(archive: Archive, rows: pa.Table) -> pl.DataFrame:
     frame = cast(
         pl.DataFrame, pl.from_arrow(rows.select(["image", "label", "split", "fingerprint"]))
     )
-    place = pl.col("fingerprint").str.extract_groups(_MEMBER.pattern).struct
     return frame.with_columns(
         pl.col("image", "label", "split", "fingerprint").cast(pl.String)
     ).select(
@@ -114,8 +117,8 @@ def _known_rows(archive: Archive, rows: pa.Table) -> pl.DataFrame:
         "label",
         "split",
         "fingerprint",
-        place.field("length").cast(pl.Int64).alias("bytes"),
-        place.field("offset").cast(pl.Int64).alias("offset"),
+        sizes_of().alias("bytes"),
+        first_bytes_of().alias("offset"),
     )
 
 
@@ -143,7 +146,7 @@ def _read_rows(archive: Archive, rules: Rules, tally: Tally) -> pl.DataFrame:
         pl.lit(archive.uri).alias("uri"),
         pl.coalesce("own", "label").alias("label"),
         canonical_split().alias("split"),
-        pl.format("{}@{}+{}", pl.lit(archive.fingerprint), "offset", "bytes").alias("fingerprint"),
+        member_fingerprints(archive.fingerprint, "offset", "bytes").alias("fingerprint"),
         "bytes",
         "offset",
     )
@@ -284,8 +287,8 @@ def _read_range(archive: Archive, start: int, end: int) -> bytes:
         return bytes(filesystem.cat_file(path, start=start, end=end))
     root, key = split_object_uri(archive.uri)
     options: Any = {"range": (start, end)}
-    etag = archive.fingerprint.removeprefix("etag:")
-    if etag != archive.fingerprint:
+    etag = etag_of(archive.fingerprint)
+    if etag is not None:
         # Offsets of one version and a fingerprint of another would pair images with wrong bytes.
         options["if_match"] = f'"{etag}"'
     try:

@@ -24,7 +24,7 @@ from bottleneck.console.redaction import redact_uri
 from bottleneck.errors import SourceError
 from bottleneck.sources.rows import Tally, page_frame
 from bottleneck.storage.files import file_error, filesystem_of, stat_of_info
-from bottleneck.storage.fingerprints import mtime_fingerprint
+from bottleneck.storage.fingerprints import mtime_fingerprint, object_fingerprints
 from bottleneck.storage.object_stores import StoreOptions, open_store, source_error
 from bottleneck.storage.uris import is_local, is_object_store, local_path, split_object_uri
 
@@ -244,8 +244,6 @@ def object_page(batches: list[pa.RecordBatch], root_key: str) -> pl.DataFrame:
     frame = pl.DataFrame(
         pa.Table.from_batches(batches).select(["path", "size", "e_tag", "last_modified"])
     )
-    # Listings tell milliseconds, the Last-Modified header of a GET whole seconds.
-    mtime_ns = pl.col("last_modified").dt.epoch("s") * 1_000_000_000
     path = pl.col("path")
     if root_key:
         path = (
@@ -256,12 +254,5 @@ def object_page(batches: list[pa.RecordBatch], root_key: str) -> pl.DataFrame:
     return frame.select(
         path.alias("path"),
         pl.col("size").cast(pl.Int64).alias("bytes"),
-        pl.when(pl.col("e_tag").is_not_null() & (pl.col("e_tag") != ""))
-        .then(
-            pl.concat_str(
-                pl.lit("etag:"), pl.col("e_tag").str.strip_prefix("W/").str.strip_chars('"')
-            )
-        )
-        .otherwise(pl.format("size+mtime:{}-{}", pl.col("size"), mtime_ns))
-        .alias("fingerprint"),
+        object_fingerprints().alias("fingerprint"),
     )

@@ -23,7 +23,7 @@ from bottleneck.errors import SourceError
 from bottleneck.sources.rows import Tally
 from bottleneck.sources.rules import canonical_split
 from bottleneck.storage.files import open_input, read_bytes, stat_uri
-from bottleneck.storage.fingerprints import LIST_FINGERPRINT, MISSING_FINGERPRINT
+from bottleneck.storage.fingerprints import MISSING_FINGERPRINT, list_fingerprints
 from bottleneck.storage.uris import identity_of, is_local, resolve_uri
 
 LIST_EXTENSIONS = ("csv", "jsonl", "ndjson", "json", "parquet")
@@ -70,7 +70,7 @@ def read_list(uri: str, tally: Tally, concurrency: int) -> pl.DataFrame:
     rows = rows.with_columns(
         uris,
         pl.coalesce("image", pl.Series("named", names, dtype=pl.String)).alias("image"),
-        pl.concat_str(pl.lit(LIST_FINGERPRINT), pl.col("fingerprint")).alias("fingerprint"),
+        list_fingerprints("fingerprint").alias("fingerprint"),
     )
     found = _stat_all(rows, tally, concurrency)
     return rows.with_columns(found).select(

@@ -21,10 +21,10 @@ from bottleneck.errors import SourceError
 from bottleneck.images.statuses import MISSING, TOO_LARGE, TRUNCATED, UNAVAILABLE, UNREADABLE
 from bottleneck.storage.files import filesystem_of, root_cause, stat_of_info
 from bottleneck.storage.fingerprints import (
-    LIST_FINGERPRINT,
-    fingerprint_of_meta,
+    is_from_list,
     member_fingerprint,
     mtime_fingerprint,
+    object_fingerprint,
 )
 from bottleneck.storage.object_stores import StoreOptions, explain, open_store
 from bottleneck.storage.uris import is_local, is_object_store, local_path, split_object_uri
@@ -181,7 +181,7 @@ class _Call:
         with self._lock:
             silent = fetched.status == UNAVAILABLE and not answered
             self._silent[root] = self._silent.get(root, 0) + 1 if silent else 0
-        if fetched.fingerprint and (request.fingerprint or "").startswith(LIST_FINGERPRINT):
+        if fetched.fingerprint and is_from_list(request.fingerprint):
             return Fetched(fetched.data, request.fingerprint, fetched.status, fetched.error)
         return fetched
 
@@ -202,7 +202,7 @@ class _Call:
             span = (request.offset, request.offset + request.length)
             answer = obstore.get(store, key, options={"range": span})
         meta = answer.meta
-        fingerprint = fingerprint_of_meta(meta)
+        fingerprint = object_fingerprint(meta)
         if request.length is None and meta["size"] > self._fetcher.max_bytes:
             return self._too_large(meta["size"], fingerprint)
         data = b"" if request.length == 0 else bytes(answer.bytes())

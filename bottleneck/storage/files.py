@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from bottleneck.console.redaction import redact_text, redact_uri
 from bottleneck.errors import SourceError
-from bottleneck.storage.fingerprints import etag_fingerprint, fingerprint_of_meta, mtime_fingerprint
+from bottleneck.storage.fingerprints import etag_fingerprint, mtime_fingerprint, object_fingerprint
 from bottleneck.storage.object_stores import StoreOptions, open_store, source_error
 from bottleneck.storage.uris import is_local, is_object_store, local_path, split_object_uri
 
@@ -77,7 +77,7 @@ def stat_uri(uri: str) -> Stat | None:
 
             root, key = split_object_uri(uri)
             meta = obstore.head(open_store(root, _WHOLE_FILES), key)
-            return Stat(meta["size"], fingerprint_of_meta(meta))
+            return Stat(meta["size"], object_fingerprint(meta))
         if is_local(uri):
             status = local_path(uri).stat()
             return Stat(status.st_size, mtime_fingerprint(status.st_size, status.st_mtime_ns))
