@@ -19,8 +19,8 @@ from bottleneck.models.classifier import LocatedModel, locate_model
 from bottleneck.pipeline.fetching import fetcher_of
 from bottleneck.pipeline.stages import PipelineConfig
 from bottleneck.prediction.config import PredictConfig
-from bottleneck.prediction.report import _judge
-from bottleneck.prediction.source import _by_shard, _Source, _source
+from bottleneck.prediction.report import evaluate_table
+from bottleneck.prediction.source import PredictionSource, find_source, in_shard_order
 from bottleneck.prediction.stages import FeaturePredictions, ImagePredictions
 from bottleneck.prediction.summary import PredictSummary
 from bottleneck.spec import FeatureSpec, PredictionSpec, require_equal
@@ -63,7 +63,7 @@ def _predict_once(
     spec = PredictionSpec.of(model.spec, model.digest, min(config.top, len(model.labels)))
     if snapshot is not None:
         require_equal(spec, snapshot.spec, redact_uri(uri))
-    source = _source(config, snapshot, model)
+    source = find_source(config, snapshot, model)
     summary.listed, summary.skipped = source.images.num_rows, dict(source.skipped)
 
     plan = make_plan(
@@ -76,7 +76,7 @@ def _predict_once(
         else lambda work: hash_images(config, work, summary, interruption),
     )
     if source.table is not None:
-        plan = _by_shard(plan)
+        plan = in_shard_order(plan)
     count_plan(plan, spec, summary)
     if config.dry_run:
         summary.outcome = "planned"
@@ -97,11 +97,15 @@ def _predict_once(
             return
     if table is not None:
         remember_archives(uri, config.layout, source.archives)
-        _judge(config, table.snapshot(), model, source, summary)
+        evaluate_table(config, table.snapshot(), model, source, summary)
 
 
 def _stages(
-    config: PredictConfig, model: LocatedModel, spec: FeatureSpec, source: _Source, gpus: float
+    config: PredictConfig,
+    model: LocatedModel,
+    spec: FeatureSpec,
+    source: PredictionSource,
+    gpus: float,
 ) -> PipelineConfig:
     common: dict[str, Any] = {
         "decode": DecodeOptions.of_spec(model.spec, config.max_pixels),

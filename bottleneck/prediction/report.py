@@ -1,4 +1,4 @@
-"""The report of the predict job: figures, mistakes, thumbnails."""
+"""The figures of a predictions table and its HTML report, with thumbnails of the mistakes."""
 
 from __future__ import annotations
 
@@ -16,35 +16,52 @@ from bottleneck.evaluation.pages import Mistake
 from bottleneck.images.decoding import decode
 from bottleneck.images.options import DecodeOptions
 from bottleneck.models.classifier import LocatedModel
-from bottleneck.pipeline.fetching import requests_of
+from bottleneck.pipeline.fetching import fetch_in_order, fetcher_of
 from bottleneck.prediction.config import PredictConfig
 from bottleneck.prediction.scoring import Judgement, judge_predictions
-from bottleneck.prediction.source import _Source
+from bottleneck.prediction.source import PredictionSource
 from bottleneck.prediction.summary import PredictSummary
 from bottleneck.storage import files
-from bottleneck.storage.fetcher import Fetcher
 from bottleneck.storage.uris import normalize_uri
 from bottleneck.table.snapshot import Snapshot
 
+#: Maximum number of mistakes that a report shows.
 _MISTAKES = 24
+
+#: Height and width of a thumbnail in pixels.
 _THUMBNAIL_PIXELS = 160
 
 
-def _judge(
+def evaluate_table(
     config: PredictConfig,
     snapshot: Snapshot,
     model: LocatedModel,
-    source: _Source,
+    source: PredictionSource,
     summary: PredictSummary,
 ) -> None:
+    """Evaluates a predictions table, and writes the report if one is wanted.
+
+    Args:
+        config: Says whether and where a report is written, and how images are read for it.
+        snapshot: The predictions.
+        model: The model that made them.
+        source: What they were made from.
+        summary: Receives the figures and the report's URI.
+
+    Raises:
+        TableError: A shard cannot be read.
+        SourceError: The report cannot be written.
+    """
     judgement = judge_predictions(snapshot, model.labels, _MISTAKES if config.report else 0)
     summary.evaluation, summary.unknown_labels = judgement.evaluation, judgement.unknown
     if not config.report:
         return
-    place = normalize_uri(config.report)
-    page = _page(config, snapshot, model, judgement, _thumbnails(judgement, source))
-    files.write_bytes(place, page.encode())
-    summary.report_uri = redact_uri(place)
+    wanted = pa.array([image for image, *_ in judgement.mistakes], pa.string())
+    rows = source.images.filter(pa.compute.is_in(source.images["image"], wanted))
+    pictures = {} if source.table is not None else thumbnails(rows, config)
+    uri = normalize_uri(config.report)
+    files.write_bytes(uri, _page(config, snapshot, model, judgement, pictures).encode())
+    summary.report_uri = redact_uri(uri)
 
 
 def _page(
@@ -52,7 +69,7 @@ def _page(
     snapshot: Snapshot,
     model: LocatedModel,
     judgement: Judgement,
-    thumbnails: Mapping[str, bytes],
+    pictures: Mapping[str, bytes],
 ) -> str:
     evaluation = judgement.evaluation
     facts = {
@@ -73,7 +90,7 @@ def _page(
         predicted=judgement.predicted,
         evaluation=evaluation,
         mistakes=[
-            Mistake(image, label, predicted, probability, thumbnails.get(image))
+            Mistake(image, label, predicted, probability, pictures.get(image))
             for image, label, predicted, probability in judgement.mistakes
         ],
         confusion_matrix=charts.confusion_matrix(evaluation.labels, evaluation.confusion)
@@ -85,19 +102,21 @@ def _page(
     )
 
 
-def _thumbnails(judgement: Judgement, source: _Source) -> dict[str, bytes]:
-    """Reads the mistaken images again; those that cannot be read have no picture."""
-    wanted = [image for image, *_ in judgement.mistakes]
-    if source.table is not None or not wanted:
-        return {}
-    chosen = source.images.filter(pa.compute.is_in(source.images["image"], pa.array(wanted)))
-    fetcher = Fetcher(concurrency=8, timeout_s=30.0, max_bytes=64_000_000)
+def thumbnails(rows: pa.Table, config: PredictConfig) -> dict[str, bytes]:
+    """Reads images once more, within the job's own limits, and makes small pictures of them.
+
+    Args:
+        rows: Rows of :data:`~bottleneck.sources.rows.LISTING_SCHEMA`.
+        config: Says how images are read, and how large they may be.
+
+    Returns:
+        JPEG files by image; images that cannot be read or decoded are left out.
+    """
     side = _THUMBNAIL_PIXELS
-    options = DecodeOptions(height=side, width=side, resize="pad")
+    options = DecodeOptions(height=side, width=side, resize="pad", max_pixels=config.max_pixels)
     found = {}
-    for image, answer in zip(
-        chosen["image"].to_pylist(), fetcher.fetch(requests_of(chosen)), strict=True
-    ):
+    answers = fetch_in_order(rows, fetcher_of(config), _MISTAKES)
+    for image, (answer, _) in zip(rows["image"].to_pylist(), answers, strict=True):
         pixels = decode(answer.data, options).pixels if answer.data is not None else None
         if pixels is not None:
             found[image] = _jpeg(pixels)

@@ -25,14 +25,14 @@ from bottleneck.table.table import FeaturesTable
 
 
 @dataclass(frozen=True)
-class _Source:
-    """What is to be classified.
+class PredictionSource:
+    """The images, or rows of a features table, that a run classifies.
 
     Attributes:
         images: Rows of :data:`LISTING_SCHEMA`.
-        skipped: Files that are no images, by reason.
-        archives: What was learned of tar files.
-        table: The features table, when that is the source.
+        skipped: Number of files that are not images, by reason.
+        archives: Facts about tar files that spare the next run reading them.
+        table: The features table, if that is the source.
     """
 
     images: pa.Table
@@ -41,17 +41,31 @@ class _Source:
     table: Snapshot | None = None
 
 
-def _source(config: PredictConfig, snapshot: Snapshot | None, model: LocatedModel) -> _Source:
+def find_source(
+    config: PredictConfig, snapshot: Snapshot | None, model: LocatedModel
+) -> PredictionSource:
+    """Lists what a run classifies.
+
+    Args:
+        config: Names the source: images or a features table.
+        snapshot: Predictions of earlier runs; None for a new table.
+        model: The model that will classify.
+
+    Raises:
+        SourceError: Images cannot be listed.
+        TableError: The features table cannot be read.
+        SpecMismatchError: The model was trained on features of another kind.
+    """
     if config.images:
         known = recall_archives(snapshot, config.layout) if snapshot else None
         listing = list_images(config.images, layout=config.layout, known_archives=known)
-        return _Source(listing.images, listing.skipped, archives=listing.archives)
+        return PredictionSource(listing.images, listing.skipped, archives=listing.archives)
     as_of = None if config.as_of is None else parse_time(config.as_of)
     features = FeaturesTable.open(normalize_uri(config.features)).snapshot(
         version=config.version, as_of=as_of
     )
     _require_fitting(model, features)
-    return _Source(_rows_of(features), {}, table=features)
+    return PredictionSource(_rows_of(features), {}, table=features)
 
 
 def _require_fitting(model: LocatedModel, features: Snapshot) -> None:
@@ -87,8 +101,8 @@ def _rows_of(features: Snapshot) -> pa.Table:
     return table.select(LISTING_SCHEMA.names).cast(LISTING_SCHEMA)
 
 
-def _by_shard(plan: Plan) -> Plan:
-    """Orders the work as the features lie, so that each row group is read about once."""
+def in_shard_order(plan: Plan) -> Plan:
+    """Returns the plan with its work in the order of the shards' rows: a row group is read once."""
     work = plan.work.sort_by([("uri", "ascending"), ("offset", "ascending")])
     rows = pa.array(np.arange(work.num_rows, dtype=np.int64))
     return replace(plan, work=work.set_column(0, work.schema.field(0), rows).combine_chunks())
