@@ -43,7 +43,7 @@ def fit_case(uri: str, case: str, rank: int, world: int) -> list[dict[str, float
         feature_rows(snapshot, classes_of(600), used & ~validation),
         feature_rows(snapshot, classes_of(600), used & validation),
     ]
-    train, judged = (
+    train, evaluated = (
         WindowReader(part, storage="float32", window_rows=size, rank=rank, world=world)
         for part in parts
     )
@@ -65,8 +65,8 @@ def fit_case(uri: str, case: str, rank: int, world: int) -> list[dict[str, float
     fitter.standardize(train)
     for epoch in range(EPOCHS):
         entry = fitter.train_epoch(train, epoch)
-        entry |= {f"val_{name}": value for name, value in fitter.judge(judged).items()}
-        fitter.take_note(entry)
+        entry |= {f"val_{name}": value for name, value in fitter.evaluate(evaluated).items()}
+        fitter.record(entry)
     weights = float(sum(np.abs(values).sum() for values in fitter.head.get_weights()))
     return [*fitter.history, {"weights": weights}]
 

@@ -32,7 +32,7 @@ from bottleneck.models.classifier import (
 from bottleneck.models.files import ModelManifest, finish_model, keras_bytes, write_file
 from bottleneck.models.heads import HeadConfig, build_head, class_probabilities
 from bottleneck.models.imagenet import imagenet_labels
-from bottleneck.prediction.scoring import _spread, judge_predictions
+from bottleneck.prediction.scoring import _spread, score_predictions
 from bottleneck.spec import FeatureSpec, PredictionSpec, require_equal
 from bottleneck.table.location import filesystem_of
 from bottleneck.table.schemas import PREDICTIONS
@@ -419,15 +419,15 @@ def write_predictions(uri: str, rows: Sequence[Row], shards: Sequence[int]) -> S
 
 def test_counts_figures_and_mistakes(tmp_path: Path) -> None:
     snapshot = write_predictions(str(tmp_path / "said"), ROWS, (1, 5, 2))
-    found = judge_predictions(snapshot, LABELS, mistakes=9)
+    found = score_predictions(snapshot, LABELS, mistakes=9)
     assert found.statuses == {"ok": 7, "truncated": 1}
     assert found.predicted == {"ant": 3, "bee": 2, "cat": 2}
-    assert (found.known, found.judged, found.unknown) == (5, 5, 1)
+    assert (found.known, found.evaluated, found.unknown) == (5, 5, 1)
     # The most confident first, then by name.
     wanted = [("d", "cat", "ant", 0.8), ("b", "ant", "cat", 0.6), ("h", "bee", "cat", 0.6)]
     assert found.mistakes == [(*names, pytest.approx(value)) for *names, value in wanted]
-    assert [mistake[0] for mistake in judge_predictions(snapshot, LABELS, 2).mistakes] == ["d", "b"]
-    assert judge_predictions(snapshot, LABELS, 0).mistakes == []
+    assert [mistake[0] for mistake in score_predictions(snapshot, LABELS, 2).mistakes] == ["d", "b"]
+    assert score_predictions(snapshot, LABELS, 0).mistakes == []
 
     evaluation = found.evaluation
     assert evaluation is not None
@@ -441,29 +441,29 @@ def test_counts_figures_and_mistakes(tmp_path: Path) -> None:
 
 def test_labels_that_the_model_does_not_know(tmp_path: Path) -> None:
     snapshot = write_predictions(str(tmp_path / "said"), ROWS[4:7], (3,))
-    found = judge_predictions(snapshot, LABELS, mistakes=9)
-    assert (found.evaluation, found.known, found.judged, found.unknown) == (None, 0, 0, 1)
+    found = score_predictions(snapshot, LABELS, mistakes=9)
+    assert (found.evaluation, found.known, found.evaluated, found.unknown) == (None, 0, 0, 1)
     assert found.mistakes == []
     assert found.statuses == {"ok": 2, "truncated": 1}
 
 
 def test_a_table_without_rows(tmp_path: Path) -> None:
     snapshot = PredictionsTable.create(str(tmp_path / "said"), OF_PREDICTIONS).snapshot()
-    found = judge_predictions(snapshot, LABELS, mistakes=9)
+    found = score_predictions(snapshot, LABELS, mistakes=9)
     assert (found.statuses, found.predicted, found.evaluation) == ({}, {}, None)
-    assert (found.known, found.judged, found.unknown, found.mistakes) == (0, 0, 0, [])
+    assert (found.known, found.evaluated, found.unknown, found.mistakes) == (0, 0, 0, [])
 
 
-def test_figures_of_huge_tables_are_from_drawn_rows(
+def test_figures_of_huge_tables_are_from_sampled_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snapshot = write_predictions(str(tmp_path / "said"), ROWS, (3, 5))
-    monkeypatch.setattr(evaluate, "_MOST_JUDGED", 3)
-    found = judge_predictions(snapshot, LABELS, mistakes=9)
-    assert (found.known, found.judged, len(found.mistakes)) == (5, 3, 3)
+    monkeypatch.setattr(evaluate, "_MAX_EVALUATED_ROWS", 3)
+    found = score_predictions(snapshot, LABELS, mistakes=9)
+    assert (found.known, found.evaluated, len(found.mistakes)) == (5, 3, 3)
     assert found.evaluation is not None
     assert found.evaluation.count == 3
-    again = judge_predictions(snapshot, LABELS, mistakes=9)
+    again = score_predictions(snapshot, LABELS, mistakes=9)
     assert again.evaluation is not None
     assert again.evaluation.to_json() == found.evaluation.to_json()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import socket
@@ -22,6 +21,7 @@ from small_tables import feature_rows, write_table
 
 from bottleneck.models.heads import HeadConfig, build_head
 from bottleneck.table.snapshot import Snapshot
+from bottleneck.training.checkpoint import Checkpoint
 from bottleneck.training.fit_config import FitConfig
 from bottleneck.training.fitting import HeadFitter
 from bottleneck.training.windows import WindowReader
@@ -140,11 +140,11 @@ def test_losses_are_those_of_keras(snapshot: Snapshot, config: FitConfig) -> Non
         assert entry["accuracy"] == pytest.approx(history["accuracy"][0], abs=1e-6)
     for ours, theirs in zip(fitter.head.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-5)
-    judged = fitter.judge(rows)
+    evaluated = fitter.evaluate(rows)
     penalty = float(sum(fitter.head.losses))
     loss, accuracy = model.evaluate(VALUES, classes, verbose=0)
-    assert judged["loss"] + penalty == pytest.approx(loss, abs=1e-5)
-    assert judged["accuracy"] == pytest.approx(accuracy, abs=1e-6)
+    assert evaluated["loss"] + penalty == pytest.approx(loss, abs=1e-5)
+    assert evaluated["accuracy"] == pytest.approx(accuracy, abs=1e-6)
 
 
 # Against NumPy
@@ -163,7 +163,7 @@ def test_binary_loss_and_accuracy(snapshot: Snapshot) -> None:
     logits = (VALUES.reshape(COUNT, -1).astype(np.float64) @ kernel + bias)[:, 0]
     losses = np.logaddexp(0, np.where(classes == 1, -logits, logits))
     hits = (logits > 0) == (classes == 1)
-    assert fitter.judge(rows) == {
+    assert fitter.evaluate(rows) == {
         "loss": pytest.approx(losses.mean(), abs=1e-6),
         "accuracy": pytest.approx(hits.mean()),
     }
@@ -200,7 +200,7 @@ def test_features_held_in_16_bits_are_computed_with_in_32(snapshot: Snapshot, st
         window.values.astype(np.float32).reshape(-1, *SHAPE), verbose=0
     ).astype(np.float64)
     loss = -np.log(outputs[np.arange(COUNT), CLASSES]).mean()
-    assert fitter.judge(rows)["loss"] == pytest.approx(loss, abs=1e-6)
+    assert fitter.evaluate(rows)["loss"] == pytest.approx(loss, abs=1e-6)
 
 
 def test_pooled_features(snapshot: Snapshot) -> None:
@@ -210,10 +210,10 @@ def test_pooled_features(snapshot: Snapshot) -> None:
     fitter.train_epoch(rows, 0)
     outputs = fitter.head.predict(VALUES, verbose=0).astype(np.float64)
     loss = -np.log(outputs[np.arange(COUNT), CLASSES]).mean()
-    assert fitter.judge(rows)["loss"] == pytest.approx(loss, abs=1e-5)
+    assert fitter.evaluate(rows)["loss"] == pytest.approx(loss, abs=1e-5)
 
 
-def test_a_split_without_rows_is_not_judged(snapshot: Snapshot) -> None:
+def test_a_split_without_rows_is_not_evaluated(snapshot: Snapshot) -> None:
     rows = reader(snapshot, chosen=np.zeros(COUNT, bool))
     assert HeadFitter(FIT, 144).judge(rows) == {}
 
@@ -311,19 +311,19 @@ def test_two_workers_give_the_losses_of_one(
 # Stopping and going on
 
 
-def note_all(fitter: HeadFitter, name: str, scores: Sequence[float]) -> list[bool]:
-    """Takes note of epochs after each of which all weights have the epoch's number."""
+def record_all(fitter: HeadFitter, name: str, scores: Sequence[float]) -> list[bool]:
+    """Records epochs after each of which all weights have the epoch's number."""
     finished = []
     for number, score in enumerate(scores, 1):
         fitter.head.set_weights([np.full_like(w, number) for w in fitter.head.get_weights()])
-        fitter.take_note({"loss": 1.0, name: score})
+        fitter.record({"loss": 1.0, name: score})
         finished.append(fitter.finished)
     return finished
 
 
 def kept(fitter: HeadFitter) -> int:
     """The number that all weights kept have."""
-    (number,) = {float(value) for array in fitter.best_weights() for value in array.flat}
+    (number,) = {float(value) for array in fitter.checkpoint().best_weights for value in array.flat}
     return int(number)
 
 
@@ -352,24 +352,20 @@ def test_when_training_stops_and_what_is_kept(
     options: dict[str, Any], name: str, scores: list[float], best: int, finished: list[bool]
 ) -> None:
     fitter = HeadFitter(fit_config({"hidden": (), "standardize": False}, epochs=5, **options), 144)
-    assert note_all(fitter, name, scores) == finished
+    assert record_all(fitter, name, scores) == finished
     assert (fitter.best_epoch, kept(fitter)) == (best, best)
     assert [entry[name] for entry in fitter.history] == scores
 
 
-def saved(state: dict[str, Array]) -> dict[str, Array]:
-    """A state after its way through a checkpoint."""
-    file = io.BytesIO()
-    named: dict[str, Any] = dict(state)
-    np.savez(file, **named)
-    file.seek(0)
-    with np.load(file, allow_pickle=False) as arrays:
-        return dict(arrays)
+def saved(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
+    """Returns a checkpoint after its way through a file."""
+    checkpoint.save(folder)
+    return Checkpoint.load(folder)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])
 def test_an_interrupted_training_goes_on_as_if_it_were_not(
-    snapshot: Snapshot, optimizer: str
+    snapshot: Snapshot, tmp_path: Path, optimizer: str
 ) -> None:
     """Bit by bit: weights, moments, place in the schedule, statistics, best epoch."""
     config = fit_config(
@@ -380,37 +376,36 @@ def test_an_interrupted_training_goes_on_as_if_it_were_not(
     def go_on(fitter: HeadFitter, end: int) -> None:
         for epoch in range(len(fitter.history), end):
             entry = fitter.train_epoch(rows, epoch)
-            judged = fitter.judge(rows)
-            fitter.take_note({**entry, "val_loss": judged["loss"]})
+            evaluated = fitter.evaluate(rows)
+            fitter.record({**entry, "val_loss": evaluated["loss"]})
 
     whole = HeadFitter(config, 144)
     whole.standardize(rows)
     go_on(whole, 2)
-    state = saved(whole.state())
+    middle = saved(whole.checkpoint(), tmp_path)
     go_on(whole, 4)
     again = HeadFitter(config, 144)
-    again.restore(state)
+    again.restore(middle)
     assert (again.history, again.best_epoch) == (whole.history[:2], 2)
     go_on(again, 4)
     assert again.history == whole.history
     assert again.finished
-    for one, other in zip(again.best_weights(), whole.best_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
-    one, other = again.state(), whole.state()
-    assert one.keys() == other.keys()
-    for name in one:
-        np.testing.assert_array_equal(one[name], other[name])
+    one, other = again.checkpoint(), whole.checkpoint()
+    for kind in ("head", "best", "optimizer", "best_weights"):
+        assert getattr(one, kind)
+        for own, wanted in zip(getattr(one, kind), getattr(other, kind), strict=True):
+            np.testing.assert_array_equal(own, wanted)
 
 
-def test_the_best_epoch_survives_an_interruption() -> None:
+def test_the_best_epoch_survives_an_interruption(tmp_path: Path) -> None:
     config = fit_config({"hidden": (), "standardize": False}, epochs=9, patience=3)
     fitter = HeadFitter(config, 144)
-    note_all(fitter, "val_loss", [2, 1, 5])
+    record_all(fitter, "val_loss", [2, 1, 5])
     again = HeadFitter(config, 144)
-    again.restore(saved(fitter.state()))
+    again.restore(saved(fitter.checkpoint(), tmp_path))
     assert (kept(again), again.best_epoch, again.finished) == (2, 2, False)
-    again.take_note({"val_loss": 4.0})
+    again.record({"val_loss": 4.0})
     assert not again.finished
-    again.take_note({"val_loss": 3.0})
+    again.record({"val_loss": 3.0})
     assert again.finished
     assert kept(again) == 2

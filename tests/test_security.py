@@ -70,7 +70,7 @@ from bottleneck.storage.files import read_bytes
 from bottleneck.storage.object_stores import StoreOptions, open_store
 from bottleneck.table.location import filesystem_of
 from bottleneck.table.table import FeaturesTable
-from bottleneck.training.checkpoint import load_state
+from bottleneck.training.checkpoint import Checkpoint
 from bottleneck.training.config import TrainConfig, as_flags
 from bottleneck.training.job import train
 
@@ -367,7 +367,7 @@ def test_weights_are_never_unpickled(
 def test_checkpoints_are_never_unpickled(tmp_path: Path, marker: Path, form: str) -> None:
     (tmp_path / "state.npz").write_bytes(poisoned(marker, form))
     with pytest.raises(ModelError, match="the checkpoint of the stopped training cannot be read"):
-        load_state(tmp_path)
+        Checkpoint.load(tmp_path)
 
 
 @pytest.mark.parametrize("form", FORMS)

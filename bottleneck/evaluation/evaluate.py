@@ -34,9 +34,10 @@ _CONFIDENCE_CELLS = 64
 
 _SMALLEST = float(np.finfo(np.float32).eps)
 
-#: Figures on more rows than this are taken from as many drawn ones.
-_MOST_JUDGED = 1_000_000
-_MOST_VALUES = 200_000_000
+#: Maximum rows that are evaluated, and maximum probabilities (rows times classes); of more rows a
+#: random sample of this size is.
+_MAX_EVALUATED_ROWS = 1_000_000
+_MAX_PROBABILITIES = 200_000_000
 
 
 def evaluate(
@@ -286,6 +287,6 @@ def _per_class(
     )
 
 
-def most_judged(classes: int) -> int:
-    """Returns from how many rows figures are made at most, so that they fit the driver's memory."""
-    return min(_MOST_JUDGED, _MOST_VALUES // max(1, classes))
+def max_evaluated_rows(classes: int) -> int:
+    """Returns the maximum rows to evaluate at once, which fit the driver's memory."""
+    return min(_MAX_EVALUATED_ROWS, _MAX_PROBABILITIES // max(1, classes))

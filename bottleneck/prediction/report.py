@@ -18,7 +18,7 @@ from bottleneck.images.options import DecodeOptions
 from bottleneck.models.classifier import LocatedModel
 from bottleneck.pipeline.fetching import fetch_in_order, fetcher_of
 from bottleneck.prediction.config import PredictConfig
-from bottleneck.prediction.scoring import Judgement, judge_predictions
+from bottleneck.prediction.scoring import Scores, score_predictions
 from bottleneck.prediction.source import PredictionSource
 from bottleneck.prediction.summary import PredictSummary
 from bottleneck.storage import files
@@ -52,15 +52,15 @@ def evaluate_table(
         TableError: A shard cannot be read.
         SourceError: The report cannot be written.
     """
-    judgement = judge_predictions(snapshot, model.labels, _MISTAKES if config.report else 0)
-    summary.evaluation, summary.unknown_labels = judgement.evaluation, judgement.unknown
+    scores = score_predictions(snapshot, model.labels, _MISTAKES if config.report else 0)
+    summary.evaluation, summary.unknown_labels = scores.evaluation, scores.unknown
     if not config.report:
         return
-    wanted = pa.array([image for image, *_ in judgement.mistakes], pa.string())
+    wanted = pa.array([image for image, *_ in scores.mistakes], pa.string())
     rows = source.images.filter(pa.compute.is_in(source.images["image"], wanted))
     pictures = {} if source.table is not None else thumbnails(rows, config)
     uri = normalize_uri(config.report)
-    files.write_bytes(uri, _page(config, snapshot, model, judgement, pictures).encode())
+    files.write_bytes(uri, _page(config, snapshot, model, scores, pictures).encode())
     summary.report_uri = redact_uri(uri)
 
 
@@ -68,10 +68,10 @@ def _page(
     config: PredictConfig,
     snapshot: Snapshot,
     model: LocatedModel,
-    judgement: Judgement,
+    scores: Scores,
     pictures: Mapping[str, bytes],
 ) -> str:
-    evaluation = judgement.evaluation
+    evaluation = scores.evaluation
     facts = {
         "model": redact_uri(model.uri),
         "backbone": model.spec.backbone,
@@ -79,19 +79,19 @@ def _page(
         "source": redact_uri(normalize_uri(config.images or config.features)),
         "table": f"{redact_uri(snapshot.table_uri)} version {snapshot.version}",
     }
-    if judgement.unknown:
-        facts["labels unknown to the model"] = f"{judgement.unknown:,} rows, not in the figures"
-    if judgement.judged < judgement.known:
-        facts["figures from"] = f"{judgement.judged:,} of {judgement.known:,} rows, drawn"
+    if scores.unknown:
+        facts["labels unknown to the model"] = f"{scores.unknown:,} rows, not in the figures"
+    if scores.evaluated < scores.known:
+        facts["figures from"] = f"{scores.evaluated:,} of {scores.known:,} rows, sampled"
     return pages.prediction_report(
         title="Predictions of " + redact_uri(model.uri).rstrip("/").rpartition("/")[2],
         model=facts,
-        statuses=judgement.statuses,
-        predicted=judgement.predicted,
+        statuses=scores.statuses,
+        predicted=scores.predicted,
         evaluation=evaluation,
         mistakes=[
             Mistake(image, label, predicted, probability, pictures.get(image))
-            for image, label, predicted, probability in judgement.mistakes
+            for image, label, predicted, probability in scores.mistakes
         ],
         confusion_matrix=charts.confusion_matrix(evaluation.labels, evaluation.confusion)
         if evaluation is not None

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from bottleneck.evaluation.evaluate import evaluate, most_judged
+from bottleneck.evaluation.evaluate import evaluate, max_evaluated_rows
 from bottleneck.evaluation.figures import Evaluation
 from bottleneck.images.statuses import OK
 from bottleneck.table import shards
@@ -21,7 +21,7 @@ _COLUMNS = ("image", "label", "status", "predicted", "probability")
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Scores:
     """What a predictions table says.
 
     Attributes:
@@ -29,7 +29,7 @@ class Judgement:
         predicted: Images by predicted label.
         evaluation: Figures of the rows whose label is one of the model's; None without any.
         known: Number of these rows.
-        judged: Number of those that the figures are from.
+        evaluated: Number of those that the figures are from, fewer when they are a sample.
         unknown: Rows whose label is none of the model's.
         mistakes: (image, label, predicted, probability), the most confident first.
     """
@@ -38,12 +38,12 @@ class Judgement:
     predicted: dict[str, int]
     evaluation: Evaluation | None
     known: int
-    judged: int
+    evaluated: int
     unknown: int
     mistakes: list[tuple[str, str, str, float]]
 
 
-def judge_predictions(snapshot: Snapshot, labels: Sequence[str], mistakes: int) -> Judgement:
+def score_predictions(snapshot: Snapshot, labels: Sequence[str], mistakes: int) -> Scores:
     """Counts predictions, and compares them with the labels where these are known.
 
     Args:
@@ -69,16 +69,16 @@ def judge_predictions(snapshot: Snapshot, labels: Sequence[str], mistakes: int) 
     known = ok.filter(pl.col("label").is_in(labels))
     wrong = known.filter(pl.col("label") != pl.col("predicted"))
     worst = wrong.sort("probability", "image", descending=[True, False]).head(mistakes)
-    drawn = known
-    most = most_judged(len(labels))
-    if len(drawn) > most:
-        drawn = drawn.sample(most, seed=0)
-    return Judgement(
+    sampled = known
+    maximum = max_evaluated_rows(len(labels))
+    if len(known) > maximum:
+        sampled = known.sample(maximum, seed=0)
+    return Scores(
         statuses=_counts(rows["status"]),
         predicted=_counts(ok["predicted"]),
-        evaluation=_evaluation(snapshot, drawn, labels) if len(drawn) else None,
+        evaluation=_evaluation(snapshot, sampled, labels) if len(sampled) else None,
         known=len(known),
-        judged=len(drawn),
+        evaluated=len(sampled),
         unknown=int(ok["label"].is_not_null().sum()) - len(known),
         mistakes=list(worst.select("image", "label", "predicted", "probability").iter_rows()),
     )

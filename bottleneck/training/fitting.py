@@ -9,7 +9,6 @@ the whole batch, so that it is the same whoever holds the row.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -18,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from bottleneck.models.heads import build_head, dense_part, set_standardization
+from bottleneck.training.checkpoint import Checkpoint
 from bottleneck.training.fit_config import FitConfig
 from bottleneck.training.windows import WindowReader, moments
 
-#: Rows whose logits are computed at a time when a split is judged.
-_JUDGED_ROWS = 1024
+#: Rows whose logits are computed at a time when a split is evaluated.
+_EVALUATED_ROWS = 1024
 
 
 class HeadFitter:
@@ -86,7 +86,7 @@ class HeadFitter:
             input_signature=[rows, classes, tf.TensorSpec([None], tf.float32), classes,
                              scalar, tf.TensorSpec([2], tf.int32)],
         )  # fmt: skip
-        self._judge = tf.function(self._judged, input_signature=[rows, classes])
+        self._sums = tf.function(self._loss_and_hits, input_signature=[rows, classes])
         # The update of a large kernel is bound by memory: XLA does it in one pass instead of one
         # for each term of the optimizer, which halves the time of a step at batches of 32.
         self._update = tf.function(
@@ -151,7 +151,7 @@ class HeadFitter:
         hits = self._hits(classes, logits)
         return self._added_up([loss * tf.cast(count, tf.float32), hits, *gradients])
 
-    def _judged(self, values: Any, classes: Any) -> Any:
+    def _loss_and_hits(self, values: Any, classes: Any) -> Any:
         logits = self._logits(values, None)
         return self._tf.stack(
             [self._tf.reduce_sum(self._losses(classes, logits)), self._hits(classes, logits)]
@@ -203,16 +203,16 @@ class HeadFitter:
                 step += 1
         return {"loss": loss / done, "accuracy": hits / done}
 
-    def judge(self, rows: WindowReader) -> dict[str, float]:
+    def evaluate(self, rows: WindowReader) -> dict[str, float]:
         """Returns ``loss`` (without penalties) and ``accuracy`` of a split, {} if it is empty."""
         tf = self._tf
         sums, count = np.zeros(2), 0
         for window in rows.windows():
             own = np.flatnonzero(window.owner == self._rank)
             classes = window.label[own][np.argsort(window.place[own], kind="stable")]
-            for start in range(0, len(own), _JUDGED_ROWS):
-                part = slice(start, start + _JUDGED_ROWS)
-                sums += self._judge(
+            for start in range(0, len(own), _EVALUATED_ROWS):
+                part = slice(start, start + _EVALUATED_ROWS)
+                sums += self._sums(
                     tf.convert_to_tensor(window.values[part]), tf.convert_to_tensor(classes[part])
                 ).numpy()
             count += len(own)
@@ -222,8 +222,12 @@ class HeadFitter:
             return {}
         return {"loss": float(added[0][0]) / total, "accuracy": float(added[0][1]) / total}
 
-    def take_note(self, entry: dict[str, float]) -> None:
-        """Adds an epoch to the history and keeps its weights if it is the best so far."""
+    def record(self, entry: dict[str, float]) -> None:
+        """Adds an epoch to the history and keeps its weights if it is the best so far.
+
+        Args:
+            entry: Losses and accuracies of the epoch by name.
+        """
         self.history.append(entry)
         if self.config.monitor not in entry or self.config.patience == 0:
             self.best_epoch = len(self.history)
@@ -240,38 +244,24 @@ class HeadFitter:
         past, patience = len(self.history), self.config.patience
         return past >= self.config.epochs or bool(patience and past - self.best_epoch >= patience)
 
-    def best_weights(self) -> list[npt.NDArray[Any]]:
-        """Returns the weights of the best epoch, in the order of ``Model.get_weights``."""
-        return self._best or self.head.get_weights()
+    def checkpoint(self) -> Checkpoint:
+        """Returns all that an interrupted training needs to go on."""
+        return Checkpoint(
+            history=self.history,
+            best_epoch=self.best_epoch,
+            head=self.head.get_weights(),
+            best=self._best,
+            optimizer=[np.asarray(variable) for variable in self._optimizer.variables],
+        )
 
-    def state(self) -> dict[str, npt.NDArray[Any]]:
-        """Returns all that an interrupted training needs to go on, as named arrays."""
-        progress = {"history": self.history, "best_epoch": self.best_epoch}
-        arrays = {"progress": np.frombuffer(json.dumps(progress).encode(), np.uint8)}
-        optimizer = [np.asarray(variable) for variable in self._optimizer.variables]
-        for kind, values in (
-            ("head", self.head.get_weights()),
-            ("best", self._best),
-            ("optimizer", optimizer),
-        ):
-            arrays |= {f"{kind}.{number}": value for number, value in enumerate(values)}
-        return arrays
-
-    def restore(self, arrays: dict[str, npt.NDArray[Any]]) -> None:
-        """Takes over what :meth:`state` returned."""
-
-        def numbered(kind: str) -> list[npt.NDArray[Any]]:
-            count = sum(name.startswith(f"{kind}.") for name in arrays)
-            return [arrays[f"{kind}.{number}"] for number in range(count)]
-
-        progress = json.loads(arrays["progress"].tobytes())
-        self.history, self.best_epoch = progress["history"], progress["best_epoch"]
-        self.head.set_weights(numbered("head"))
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Goes back to where :meth:`checkpoint` was called."""
+        self.history, self.best_epoch = list(checkpoint.history), checkpoint.best_epoch
+        self.head.set_weights(list(checkpoint.head))
         if self.config.head.standardize:
             self.head.get_layer("standardize").finalize_state()
-        self._best = numbered("best")
-        values = numbered("optimizer")
-        for variable, value in zip(self._optimizer.variables, values, strict=True):
+        self._best = list(checkpoint.best)
+        for variable, value in zip(self._optimizer.variables, checkpoint.optimizer, strict=True):
             variable.assign(value)
 
 

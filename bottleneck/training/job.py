@@ -1,12 +1,11 @@
 """The train job: snapshot → splits → Ray Train → evaluation → model files.
 
-:func:`train` reads like the run itself. The driver holds no features: workers read, fit and judge
-them, the driver decides and writes down what came out.
+:func:`train` reads like the run itself. The driver holds no features: workers read them, fit heads
+and predict with them; the driver decides and writes down what came out.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from dataclasses import replace
@@ -26,7 +25,6 @@ from bottleneck.pipeline import probe
 from bottleneck.storage.uris import normalize_uri
 from bottleneck.table.snapshot import Snapshot
 from bottleneck.table.table import FeaturesTable
-from bottleneck.training.checkpoint import best_weights
 from bottleneck.training.config import TrainConfig, given_weights
 from bottleneck.training.fit_config import FitConfig
 from bottleneck.training.model_writing import write_model
@@ -85,14 +83,12 @@ def train(config: TrainConfig) -> TrainSummary:
         else:
             discard(model_uri)
             write_settings(model_uri, settings)
-        state = run.execute()
+        last = run.execute()
 
-        progress = json.loads(state["progress"].tobytes())
-        weights = best_weights(state)
-        summary.history, summary.best_epoch = progress["history"], progress["best_epoch"]
+        summary.history, summary.best_epoch = list(last.history), last.best_epoch
         summary.epochs, summary.storage = len(summary.history), storage
-        summary.evaluated_on, summary.evaluation = run.judge(weights)
-        write_model(config, model_uri, snapshot, fit, weights, backbone, summary)
+        summary.evaluated_on, summary.evaluation = run.evaluate(last.best_weights)
+        write_model(config, model_uri, snapshot, fit, last.best_weights, backbone, summary)
         discard(model_uri)
     summary.seconds = time.monotonic() - began
     return summary

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import numpy.typing as npt
 
 from bottleneck.backbones.config import BackboneConfig
 from bottleneck.cluster import calls
@@ -30,7 +33,7 @@ def write_model(
     uri: str,
     snapshot: Snapshot,
     fit: FitConfig,
-    weights: list[Any],
+    weights: Sequence[npt.NDArray[Any]],
     backbone: BackboneConfig,
     summary: TrainSummary,
 ) -> None:

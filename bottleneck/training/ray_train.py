@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +22,24 @@ from bottleneck.console import logs
 from bottleneck.console.interruption import InterruptedRunError
 from bottleneck.console.redaction import redact_text
 from bottleneck.errors import RunFailedError
-from bottleneck.evaluation.evaluate import evaluate, most_judged
+from bottleneck.evaluation.evaluate import evaluate, max_evaluated_rows
 from bottleneck.evaluation.figures import Evaluation
 from bottleneck.table.location import filesystem_of
 from bottleneck.table.snapshot import Snapshot
-from bottleneck.training.checkpoint import load_state
+from bottleneck.training.checkpoint import Checkpoint
 from bottleneck.training.config import TrainConfig
 from bottleneck.training.fit_config import FitConfig
 from bottleneck.training.resume import UNFINISHED
 from bottleneck.training.rows import FeatureRows, window_rows
 from bottleneck.training.splits import SPLITS, LabelledRows
 from bottleneck.training.tf_config import TensorflowCluster
-from bottleneck.training.worker import EpochLog, WorkerConfig, judge_rows, train_worker
+from bottleneck.training.worker import EpochLog, WorkerConfig, predict_rows, train_worker
 
 #: Figures of an epoch that are shown.
 _SHOWN = ("loss", "accuracy", "val_loss", "val_accuracy")
 
 #: Splits that the figures may be from, the first that has rows.
-_JUDGED = ("test", "validation")
+_EVALUATED = ("test", "validation")
 
 _POLL_S = 0.3
 _CHECKPOINTS_KEPT = 2
@@ -68,30 +69,30 @@ class TrainingRun:
             config.gpus_per_worker,
             nodes.possible_nodes(),
         )
-        self._judged = next(
-            (self._drawn(split) for split in _JUDGED if rows.counts(split).any()), None
+        self._evaluated = next(
+            (self._sampled(split) for split in _EVALUATED if rows.counts(split).any()), None
         )
-        if self._judged is not None:
-            length = self._rows_at(self._judged).length
-            # One task judges, whatever the number of workers.
-            self._judged_window = window_rows(
-                length, fit.storage, config.memory_gb * 1e9, 1, len(self._judged)
+        if self._evaluated is not None:
+            length = self._rows_at(self._evaluated).length
+            # One task predicts, whatever the number of workers.
+            self._evaluated_window = window_rows(
+                length, fit.storage, config.memory_gb * 1e9, 1, len(self._evaluated)
             )
 
     def _rows_of(self, split: str) -> FeatureRows:
         return self._rows_at(np.flatnonzero(self._rows.split == SPLITS.index(split)))
 
-    def _drawn(self, split: str) -> npt.NDArray[np.int64]:
-        """Places of the rows that the figures are from."""
+    def _sampled(self, split: str) -> npt.NDArray[np.int64]:
+        """Returns the places of the rows that the figures are from."""
         chosen = np.flatnonzero(self._rows.split == SPLITS.index(split))
-        most = most_judged(len(self._rows.labels))
-        if len(chosen) <= most:
+        maximum = max_evaluated_rows(len(self._rows.labels))
+        if len(chosen) <= maximum:
             return chosen
         logs.say(
-            f"note: the figures will be from {most:,} of {len(chosen):,} {split} rows, drawn",
+            f"note: the figures will be from {maximum:,} of {len(chosen):,} {split} rows, sampled",
             event="notice",
         )
-        return np.sort(np.random.default_rng(0).choice(chosen, most, replace=False))
+        return np.sort(np.random.default_rng(0).choice(chosen, maximum, replace=False))
 
     def _rows_at(self, chosen: npt.NDArray[np.int64]) -> FeatureRows:
         return FeatureRows(
@@ -102,11 +103,11 @@ class TrainingRun:
             self._config.pool,
         )
 
-    def execute(self) -> dict[str, Any]:
+    def execute(self) -> Checkpoint:
         """Trains to the end.
 
         Returns:
-            The last checkpoint's arrays.
+            The last checkpoint.
         """
         import ray.train
         from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -164,7 +165,7 @@ class TrainingRun:
         if checkpoint is None:
             raise RunFailedError("the training ended without an epoch; run again")
         with checkpoint.as_directory() as folder:
-            return load_state(Path(folder))
+            return Checkpoint.load(Path(folder))
 
     def _show(self, log: Any, start: int) -> int:
         entries, _ = ray.get(log.read.remote(start))
@@ -181,16 +182,16 @@ class TrainingRun:
             )
         return start + len(entries)
 
-    def judge(self, weights: list[Any]) -> tuple[str, Evaluation | None]:
+    def evaluate(self, weights: Sequence[npt.NDArray[Any]]) -> tuple[str, Evaluation | None]:
         """Evaluates on the test split, or on the validation split when there is none."""
-        if self._judged is None:
+        if self._evaluated is None:
             return "", None
-        rows = self._rows_at(self._judged)
-        judged = judge_rows.remote(
-            rows, self._fit.head, weights, self._fit.storage, self._judged_window
+        rows = self._rows_at(self._evaluated)
+        predicted = predict_rows.remote(
+            rows, self._fit.head, weights, self._fit.storage, self._evaluated_window
         )
-        probabilities = calls.get_all([judged])[0]
-        split = SPLITS[self._rows.split[self._judged[0]]]
+        probabilities = calls.get_all([predicted])[0]
+        split = SPLITS[self._rows.split[self._evaluated[0]]]
         return split, evaluate(self._rows.labels, rows.label, probabilities)
 
 

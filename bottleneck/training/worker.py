@@ -17,14 +17,14 @@ from bottleneck.backbones.runtime import configure_backend
 from bottleneck.errors import BottleneckError
 from bottleneck.models.files import FUSED, HEAD, FileRecord, keras_bytes, write_file
 from bottleneck.models.heads import HeadConfig, build_head, class_probabilities
-from bottleneck.training.checkpoint import _STATE, load_state
+from bottleneck.training.checkpoint import Checkpoint
 from bottleneck.training.fit_config import FitConfig
 from bottleneck.training.fitting import HeadFitter
 from bottleneck.training.rows import FeatureRows
 from bottleneck.training.windows import WindowReader
 
-#: Rows that are converted to float32 at a time, of a window that may fill the memory.
-_JUDGED_ROWS = 8192
+#: Rows of a window that are converted to float32 at a time: the window may fill the memory.
+_CONVERTED_ROWS = 8192
 
 
 @dataclass(frozen=True)
@@ -103,20 +103,19 @@ def _train(config: WorkerConfig) -> None:
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
-            fitter.restore(load_state(Path(folder)))
+            fitter.restore(Checkpoint.load(Path(folder)))
     elif config.fit.head.standardize:
         fitter.standardize(train)
     while not fitter.finished:
         epoch = len(fitter.history)
         entry = {"epoch": float(epoch + 1), **fitter.train_epoch(train, epoch)}
-        judged = fitter.judge(validation)
-        entry |= {f"val_{name}": value for name, value in judged.items()}
-        fitter.take_note(entry)
+        evaluated = fitter.evaluate(validation)
+        entry |= {f"val_{name}": value for name, value in evaluated.items()}
+        fitter.record(entry)
         with tempfile.TemporaryDirectory() as folder:
             saved = None
             if rank == 0:
-                state: dict[str, Any] = dict(fitter.state())
-                np.savez(Path(folder) / _STATE, **state)
+                fitter.checkpoint().save(Path(folder))
                 saved = ray.train.Checkpoint.from_directory(folder)
             # Every rank reports each epoch: it is where Ray Train waits for all of them.
             ray.train.report(entry, checkpoint=saved)
@@ -134,7 +133,7 @@ def head_with_weights(config: HeadConfig, weights: Sequence[npt.NDArray[Any]]) -
 
 
 @ray.remote(num_cpus=1)
-def judge_rows(
+def predict_rows(
     rows: FeatureRows,
     config: HeadConfig,
     weights: Sequence[npt.NDArray[Any]],
@@ -149,8 +148,8 @@ def judge_rows(
     # One worker holds all rows of its windows, in order.
     parts = []
     for window in reader.windows():
-        for start in range(0, len(window.values), _JUDGED_ROWS):
-            values = window.values[start : start + _JUDGED_ROWS].astype(np.float32)
+        for start in range(0, len(window.values), _CONVERTED_ROWS):
+            values = window.values[start : start + _CONVERTED_ROWS].astype(np.float32)
             parts.append(head.predict(values, batch_size=1024, verbose=0))
     return class_probabilities(np.concatenate(parts))
 
