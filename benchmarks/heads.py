@@ -101,7 +101,7 @@ def _compare(settings: Settings, result: Result, uri: str, rows: int, batch_size
         medians[name] = statistics.median(epochs)
         table.add(
             contestant=name,
-            held_as=taken[0]["storage"],
+            held_as=taken[0]["dtype"],
             epoch_s=round(medians[name], 3),
             rows_per_s=round(rows / medians[name]),
             peak_GB=round(max(turn["peak_bytes"] for turn in taken) / 1e9, 2),
@@ -152,9 +152,9 @@ def _write_table(uri: str, count: int) -> None:
 def _measure(settings: Settings) -> dict[str, Any]:
     snapshot = FeaturesTable.open(settings.table).snapshot()
     run = _run_keras if settings.contestant == "keras" else _run_ours
-    epochs, storage = run(settings, snapshot)
+    epochs, dtype = run(settings, snapshot)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"epochs_s": epochs, "storage": storage, "peak_bytes": peak}
+    return {"epochs_s": epochs, "dtype": dtype, "peak_bytes": peak}
 
 
 def _run_keras(settings: Settings, snapshot: Snapshot) -> tuple[list[float], str]:
@@ -164,7 +164,7 @@ def _run_keras(settings: Settings, snapshot: Snapshot) -> tuple[list[float], str
     from bottleneck.training.windows import WindowReader
 
     rows = _rows(snapshot)
-    reader = WindowReader(rows, storage="float32", window_rows=len(rows))
+    reader = WindowReader(rows, dtype="float32", window_rows=len(rows))
     window = next(reader.windows())
     head = build_head(HeadConfig(_SPEC.shape, 2, standardize=False))
     loss = "sparse_categorical_crossentropy"
@@ -186,10 +186,10 @@ def _run_ours(settings: Settings, snapshot: Snapshot) -> tuple[list[float], str]
     from bottleneck.training.windows import WindowReader
 
     rows = _rows(snapshot)
-    storage, size = "float32", len(rows)
+    dtype, size = "float32", len(rows)
     if settings.contestant != "ours":
-        storage = "float16"
-        size = window_rows(rows.length, storage, settings.memory_gb * 1e9, 1, len(rows))
+        dtype = "float16"
+        size = window_rows(rows.length, dtype, settings.memory_gb * 1e9, 1, len(rows))
     fit = FitConfig(
         head=HeadConfig(_SPEC.shape, 2, standardize=False),
         optimizer="rmsprop",
@@ -201,18 +201,18 @@ def _run_ours(settings: Settings, snapshot: Snapshot) -> tuple[list[float], str]
         monitor="val_loss",
         patience=0,
         seed=0,
-        storage=storage,
+        dtype=dtype,
         total_rows=len(rows),
     )
     fitter = HeadFitter(fit, rows.length)
-    reader = WindowReader(rows, storage=storage, window_rows=size)
+    reader = WindowReader(rows, dtype=dtype, window_rows=size)
 
     seconds = []
     for epoch in range(settings.epochs + 1):
         began = time.perf_counter()
         fitter.train_epoch(reader, epoch)
         seconds.append(time.perf_counter() - began)
-    return seconds[1:], storage
+    return seconds[1:], dtype
 
 
 def _rows(snapshot: Snapshot) -> Any:

@@ -44,7 +44,7 @@ def fit_case(uri: str, case: str, rank: int, world: int) -> list[dict[str, float
         feature_rows(snapshot, classes_of(600), used & validation),
     ]
     train, evaluated = (
-        WindowReader(part, storage="float32", window_rows=size, rank=rank, world=world)
+        WindowReader(part, dtype="float32", window_rows=size, rank=rank, world=world)
         for part in parts
     )
     config = FitConfig(
@@ -58,7 +58,7 @@ def fit_case(uri: str, case: str, rank: int, world: int) -> list[dict[str, float
         monitor="val_loss",
         patience=5,
         seed=0,
-        storage="float32",
+        dtype="float32",
         total_rows=len(parts[0]),
     )
     fitter = HeadFitter(config, parts[0].length, rank=rank, world=world)

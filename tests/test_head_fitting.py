@@ -56,7 +56,7 @@ FIT = FitConfig(
     monitor="val_loss",
     patience=0,
     seed=0,
-    storage="float32",
+    dtype="float32",
     total_rows=COUNT,
 )
 
@@ -65,8 +65,8 @@ def fit_config(head: dict[str, Any] | None = None, **options: Any) -> FitConfig:
     return replace(FIT, head=replace(HEAD, **(head or {})), **options)
 
 
-def reader(snapshot: Snapshot, storage: str = "float32", size: int = COUNT, **rows: Any) -> Any:
-    return WindowReader(feature_rows(snapshot, CLASSES, **rows), storage=storage, window_rows=size)
+def reader(snapshot: Snapshot, dtype: str = "float32", size: int = COUNT, **rows: Any) -> Any:
+    return WindowReader(feature_rows(snapshot, CLASSES, **rows), dtype=dtype, window_rows=size)
 
 
 def order_of(seed: int, epoch: int) -> Array:
@@ -119,7 +119,7 @@ def keras_model(fitter: HeadFitter) -> Any:
 )
 def test_losses_are_those_of_keras(snapshot: Snapshot, config: FitConfig) -> None:
     classes = CLASSES % 2 if config.head.binary else CLASSES
-    rows = WindowReader(feature_rows(snapshot, classes), storage="float32", window_rows=COUNT)
+    rows = WindowReader(feature_rows(snapshot, classes), dtype="float32", window_rows=COUNT)
     fitter = HeadFitter(config, 144)
     if config.head.standardize:
         fitter.standardize(rows)
@@ -152,7 +152,7 @@ def test_losses_are_those_of_keras(snapshot: Snapshot, config: FitConfig) -> Non
 
 def test_binary_loss_and_accuracy(snapshot: Snapshot) -> None:
     classes = CLASSES % 2
-    rows = WindowReader(feature_rows(snapshot, classes), storage="float32", window_rows=COUNT)
+    rows = WindowReader(feature_rows(snapshot, classes), dtype="float32", window_rows=COUNT)
     config = fit_config(
         {"binary": True, "classes": 2, "hidden": (), "standardize": False},
         class_weights=(1.0, 3.0),
@@ -177,12 +177,12 @@ def test_binary_loss_and_accuracy(snapshot: Snapshot) -> None:
 def test_standardisation_of_what_is_held(snapshot: Snapshot) -> None:
     """Statistics are of the training rows as stored, in windows or not."""
     chosen = np.arange(COUNT) % 3 != 0
-    for size, storage in ((COUNT, "float16"), (100, "float32")):
-        rows = reader(snapshot, storage, size, chosen=chosen)
-        fitter = HeadFitter(fit_config(storage=storage), 144)
+    for size, dtype in ((COUNT, "float16"), (100, "float32")):
+        rows = reader(snapshot, dtype, size, chosen=chosen)
+        fitter = HeadFitter(fit_config(dtype=dtype), 144)
         fitter.standardize(rows)
         layer = fitter.head.get_layer("standardize")
-        stored = VALUES[chosen].reshape(-1, 144).astype(storage).astype(np.float64)
+        stored = VALUES[chosen].reshape(-1, 144).astype(dtype).astype(np.float64)
         mean, variance = (
             keras.ops.convert_to_numpy(found).reshape(-1)
             for found in (layer.adapt_mean, layer.adapt_variance)
@@ -191,10 +191,10 @@ def test_standardisation_of_what_is_held(snapshot: Snapshot) -> None:
         np.testing.assert_allclose(variance, stored.var(axis=0), rtol=1e-5)
 
 
-@pytest.mark.parametrize("storage", ["float16", "bfloat16"])
-def test_features_held_in_16_bits_are_computed_with_in_32(snapshot: Snapshot, storage: str) -> None:
-    rows = reader(snapshot, storage)
-    fitter = HeadFitter(fit_config({"standardize": False}, storage=storage), 144)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_features_held_in_16_bits_are_computed_with_in_32(snapshot: Snapshot, dtype: str) -> None:
+    rows = reader(snapshot, dtype)
+    fitter = HeadFitter(fit_config({"standardize": False}, dtype=dtype), 144)
     (window,) = rows.windows()
     outputs = fitter.head.predict(
         window.values.astype(np.float32).reshape(-1, *SHAPE), verbose=0

@@ -379,7 +379,7 @@ TRAIN = TrainConfig(
     gpus_per_worker=0.0,
     cpus_per_worker=2.0,
     memory_gb=1.5,
-    storage="bfloat16",
+    dtype="bfloat16",
     max_worker_failures=9,
     resume=True,
     weights="w.h5",
@@ -393,7 +393,7 @@ TRAIN_FLAGS = (
     "--pool avg --hidden 128 64 --dropout 0.25 --l2 1e-5 --standardize True --binary "
     "--optimizer sgd --learning-rate 1e-3 --schedule cosine --epochs 7 --batch-size 128 "
     "--class-weights cats=2,dogs=1 --monitor val_accuracy --patience 0 --seed 11 --workers 1:4 "
-    "--gpus-per-worker 0 --cpus-per-worker 2 --memory-gb 1.5 --storage bfloat16 "
+    "--gpus-per-worker 0 --cpus-per-worker 2 --memory-gb 1.5 --dtype bfloat16 "
     "--max-worker-failures 9 --resume --weights w.h5 --address auto --summary s.json --log-json"
 )
 TRAIN_YAML = """
@@ -424,7 +424,7 @@ workers: 1:4
 gpus_per_worker: 0
 cpus_per_worker: 2
 memory_gb: 1.5
-storage: bfloat16
+dtype: bfloat16
 max_worker_failures: 9
 resume: true
 weights: w.h5
@@ -565,10 +565,12 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
         ("--head convolution", r"[Ii]nvalid choice 'convolution' for argument '--head'"),
         ("--optimizer adagrad", r"[Ii]nvalid choice 'adagrad' for argument '--optimizer'"),
         ("--schedule step", r"[Ii]nvalid choice 'step' for argument '--schedule'"),
-        ("--storage int8", r"[Ii]nvalid choice 'int8' for argument '--storage'"),
+        ("--dtype int8", r"[Ii]nvalid choice 'int8' for argument '--dtype'"),
         ("--epochs many", r"--epochs.*'many'"),
         ("--hidden many", r"--hidden.*'many'"),
         ("--learning_rates 1", r"--learning-rate"),
+        # What --dtype was called before.
+        ("--storage float16", r"Unrecognized options: --storage"),
     ],
 )
 def test_wrong_flags_are_one_line(flags: str, message: str) -> None:

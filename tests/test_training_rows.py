@@ -84,11 +84,11 @@ def gather(
     window_rows: int,
     world: int = 1,
     seed: tuple[int, ...] | None = None,
-    storage: str = "float32",
+    dtype: str = "float32",
 ) -> list[Gathered]:
     """Reads a split once with every worker; makes sure that they agree on who holds what."""
     readers = [
-        WindowReader(rows, storage=storage, window_rows=window_rows, rank=rank, world=world)
+        WindowReader(rows, dtype=dtype, window_rows=window_rows, rank=rank, world=world)
         for rank in range(world)
     ]
     return [
@@ -154,7 +154,7 @@ def test_short_rows_too(short: Snapshot, size: int, world: int) -> None:
 def test_a_worker_may_own_nothing(short: Snapshot) -> None:
     rows = feature_rows(short, CLASSES, np.arange(600) < 100)
     readers = [
-        WindowReader(rows, storage="float32", window_rows=600, rank=rank, world=3)
+        WindowReader(rows, dtype="float32", window_rows=600, rank=rank, world=3)
         for rank in range(3)
     ]
     windows = [next(iter(reader.windows())) for reader in readers]
@@ -169,7 +169,7 @@ def test_work_is_shared_out_evenly(long: Snapshot) -> None:
     held = [
         len(next(iter(reader.windows())).values)
         for reader in (
-            WindowReader(rows, storage="float32", window_rows=LONG_COUNT, rank=rank, world=2)
+            WindowReader(rows, dtype="float32", window_rows=LONG_COUNT, rank=rank, world=2)
             for rank in range(2)
         )
     ]
@@ -179,7 +179,7 @@ def test_work_is_shared_out_evenly(long: Snapshot) -> None:
 
 def test_a_split_without_rows(short: Snapshot) -> None:
     rows = feature_rows(short, CLASSES, np.zeros(600, bool))
-    reader = WindowReader(rows, storage="float32", window_rows=600)
+    reader = WindowReader(rows, dtype="float32", window_rows=600)
     assert len(rows) == 0
     assert list(reader.windows()) == list(reader.windows(seed=(0, 0))) == []
 
@@ -229,7 +229,7 @@ def test_batches_have_every_row_once(short: Snapshot) -> None:
     order = np.random.default_rng(5).permutation(600)
     batches: list[list[tuple[Array, Array, int]]] = []
     for rank in range(3):
-        reader = WindowReader(rows, storage="float32", window_rows=600, rank=rank, world=3)
+        reader = WindowReader(rows, dtype="float32", window_rows=600, rank=rank, world=3)
         (window,) = reader.windows()
         batches.append(list(window.batches(order, 64, rank)))
         for chosen, _, _ in batches[-1]:
@@ -292,8 +292,7 @@ def runs_of(numbers: list[int]) -> list[tuple[int, int]]:
 def test_values_are_those_that_were_written(short: Snapshot) -> None:
     rows = feature_rows(short, CLASSES)
     ((float32,), (float16,), (bfloat16,)) = (
-        gather(rows, 600, world=2, storage=storage)
-        for storage in ("float32", "float16", "bfloat16")
+        gather(rows, 600, world=2, dtype=dtype) for dtype in ("float32", "float16", "bfloat16")
     )
     flat = VALUES.reshape(600, -1)
     assert float32.values.dtype == np.float32
@@ -307,30 +306,30 @@ def test_values_are_those_that_were_written(short: Snapshot) -> None:
     np.testing.assert_array_equal(bfloat16.values.astype(np.float32), upper.view(np.float32))
 
 
-@pytest.mark.parametrize("storage", ["float16", "bfloat16"])
-def test_values_computed_in_16_bits_lose_nothing(tmp_path: Path, storage: str) -> None:
-    values = VALUES[:40].astype(training_rows.DTYPES[storage]).astype(np.float32)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_values_computed_in_16_bits_lose_nothing(tmp_path: Path, dtype: str) -> None:
+    values = VALUES[:40].astype(training_rows.DTYPES[dtype]).astype(np.float32)
     snapshot = write_table(tmp_path / "table", values, shards=(1, 39))
-    (window,) = gather(feature_rows(snapshot, CLASSES[:40]), 40, storage=storage)
+    (window,) = gather(feature_rows(snapshot, CLASSES[:40]), 40, dtype=dtype)
     np.testing.assert_array_equal(window.values.astype(np.float32), values.reshape(40, -1))
 
 
-@pytest.mark.parametrize("storage", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize(
     ("pool", "reduce"), [("avg", np.mean), ("max", np.max)], ids=["avg", "max"]
 )
-def test_pooling(short: Snapshot, pool: str, reduce: Callable[..., Any], storage: str) -> None:
+def test_pooling(short: Snapshot, pool: str, reduce: Callable[..., Any], dtype: str) -> None:
     rows = feature_rows(short, CLASSES, pool=pool)
     assert rows.length == 16
-    dtype = training_rows.DTYPES[storage]
-    wanted = reduce(VALUES, axis=(1, 2)).astype(dtype).astype(np.float32)
-    found = np.concatenate([window.values for window in gather(rows, 100, 2, storage=storage)])
-    assert found.dtype == dtype
+    held = training_rows.DTYPES[dtype]
+    wanted = reduce(VALUES, axis=(1, 2)).astype(held).astype(np.float32)
+    found = np.concatenate([window.values for window in gather(rows, 100, 2, dtype=dtype)])
+    assert found.dtype == held
     if pool == "max":
         np.testing.assert_array_equal(found.astype(np.float32), wanted)
     else:
         # Sums in another order may round to the neighbouring value.
-        step = {"float32": 1e-6, "float16": 2**-10, "bfloat16": 2**-7}[storage]
+        step = {"float32": 1e-6, "float16": 2**-10, "bfloat16": 2**-7}[dtype]
         np.testing.assert_allclose(found.astype(np.float32), wanted, rtol=step, atol=1e-7)
 
 
@@ -348,27 +347,27 @@ def test_float16_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
     snapshot = write_table(tmp_path / "table", values, shards=(10, 20))
     rows = feature_rows(snapshot, CLASSES[:30])
     with pytest.raises(ConfigError) as caught:
-        gather(rows, 30, storage="float16")
+        gather(rows, 30, dtype="float16")
     assert str(caught.value) == (
         "the table holds features up to 70000 and float16 ends at 65504; "
-        "give --storage float32 or bfloat16"
+        "give --dtype float32 or bfloat16"
     )
     with pytest.raises(ConfigError, match="float16 ends at 65504"):
-        gather(rows, 10, storage="float16")
-    (window,) = gather(rows, 30, storage="float32")
+        gather(rows, 10, dtype="float16")
+    (window,) = gather(rows, 30, dtype="float32")
     np.testing.assert_array_equal(window.values, values.reshape(30, -1))
-    gather(rows, 30, storage="bfloat16")
+    gather(rows, 30, dtype="bfloat16")
     # The row is in another split, so nothing is wrong.
-    gather(feature_rows(snapshot, CLASSES[:30], np.arange(30) != 17), 30, storage="float16")
+    gather(feature_rows(snapshot, CLASSES[:30], np.arange(30) != 17), 30, dtype="float16")
 
 
 def test_moments(short: Snapshot) -> None:
-    for storage in ("float32", "float16"):
+    for dtype in ("float32", "float16"):
         rows = feature_rows(short, CLASSES)
-        stored = VALUES.reshape(600, -1).astype(storage).astype(np.float64)
+        stored = VALUES.reshape(600, -1).astype(dtype).astype(np.float64)
         sums = []
         for rank in range(2):
-            reader = WindowReader(rows, storage=storage, window_rows=300, rank=rank, world=2)
+            reader = WindowReader(rows, dtype=dtype, window_rows=300, rank=rank, world=2)
             sums.append(moments(reader.windows()))
         total, squares, count = (sum(parts) for parts in zip(*sums, strict=True))
         assert count == 600
@@ -380,7 +379,7 @@ def test_moments(short: Snapshot) -> None:
 
 
 @pytest.mark.parametrize(
-    ("length", "storage", "memory", "workers", "total", "wanted"),
+    ("length", "dtype", "memory", "workers", "total", "wanted"),
     [
         (25_088, "float32", 4e9, 1, 4_000, 4_000),
         (25_088, "float32", 4e9, 1, 39_859, 39_859),
@@ -391,13 +390,13 @@ def test_moments(short: Snapshot) -> None:
     ],
 )
 def test_rows_of_a_window(
-    length: int, storage: str, memory: float, workers: int, total: int, wanted: int
+    length: int, dtype: str, memory: float, workers: int, total: int, wanted: int
 ) -> None:
-    assert window_rows(length, storage, memory, workers, total) == wanted
+    assert window_rows(length, dtype, memory, workers, total) == wanted
 
 
 @pytest.mark.parametrize(
-    ("length", "storage", "memory", "workers", "message"),
+    ("length", "dtype", "memory", "workers", "message"),
     [
         (25_088, "float32", 12e6, 1,
          "--memory-gb 0.012 holds 119 rows of 25,088 values; give 0.02 or more"),
@@ -410,13 +409,13 @@ def test_rows_of_a_window(
     ],
 )  # fmt: skip
 def test_memory_for_too_few_rows(
-    length: int, storage: str, memory: float, workers: int, message: str
+    length: int, dtype: str, memory: float, workers: int, message: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        window_rows(length, storage, memory, workers, 1_000_000)
+        window_rows(length, dtype, memory, workers, 1_000_000)
     assert str(caught.value) == message
     advised = float(message.split()[-3]) * 1e9
-    assert window_rows(length, storage, advised, workers, 1_000_000) >= row_group_rows(length)
+    assert window_rows(length, dtype, advised, workers, 1_000_000) >= row_group_rows(length)
 
 
 # Reading
@@ -450,7 +449,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
 
 def test_a_split_that_fits_is_read_once(long: Snapshot, reads: Reads) -> None:
     rows = feature_rows(long, LONG_CLASSES)
-    reader = WindowReader(rows, storage="float32", window_rows=LONG_COUNT)
+    reader = WindowReader(rows, dtype="float32", window_rows=LONG_COUNT)
     (first,) = reader.windows(seed=(0, 0))
     opened = len(reads.opened)
     assert sorted(set(reads.opened)) == sorted(
@@ -465,7 +464,7 @@ def test_a_split_that_fits_is_read_once(long: Snapshot, reads: Reads) -> None:
 
 def test_a_split_that_does_not_fit_is_read_once_an_epoch(long: Snapshot, reads: Reads) -> None:
     rows = feature_rows(long, LONG_CLASSES)
-    reader = WindowReader(rows, storage="float32", window_rows=100)
+    reader = WindowReader(rows, dtype="float32", window_rows=100)
     for epoch in range(3):
         reads.groups.clear()
         assert sum(len(window.label) for window in reader.windows((0, epoch))) == LONG_COUNT
@@ -477,7 +476,7 @@ def test_workers_read_their_own_rows_only(long: Snapshot, reads: Reads) -> None:
     for size in (100, LONG_COUNT):
         reads.groups.clear()
         for rank in range(3):
-            reader = WindowReader(rows, storage="float32", window_rows=size, rank=rank, world=3)
+            reader = WindowReader(rows, dtype="float32", window_rows=size, rank=rank, world=3)
             list(reader.windows((0, 0)))
         assert len(set(reads.groups)) == len(reads.groups) == 2 + 4 + 1
 
@@ -485,14 +484,14 @@ def test_workers_read_their_own_rows_only(long: Snapshot, reads: Reads) -> None:
 def test_rows_of_other_splits_cost_no_row_group(long: Snapshot, reads: Reads) -> None:
     chosen = (np.arange(LONG_COUNT) >= 134) & (np.arange(LONG_COUNT) < 198)
     reader = WindowReader(
-        feature_rows(long, LONG_CLASSES, chosen), storage="float32", window_rows=LONG_COUNT
+        feature_rows(long, LONG_CLASSES, chosen), dtype="float32", window_rows=LONG_COUNT
     )
     list(reader.windows())
     assert reads.groups == [(f"{long.table_uri}/{long.shards[1].path}", 1)]
 
 
 def test_the_next_window_is_read_meanwhile(long: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
-    reader = WindowReader(feature_rows(long, LONG_CLASSES), storage="float32", window_rows=100)
+    reader = WindowReader(feature_rows(long, LONG_CLASSES), dtype="float32", window_rows=100)
     read = reader._read
     begun = [threading.Event() for _ in range(8)]
     numbers = iter(range(8))
@@ -513,7 +512,7 @@ def test_the_next_window_is_read_meanwhile(long: Snapshot, monkeypatch: pytest.M
 
 
 def test_an_epoch_that_is_given_up_ends(long: Snapshot) -> None:
-    reader = WindowReader(feature_rows(long, LONG_CLASSES), storage="float32", window_rows=100)
+    reader = WindowReader(feature_rows(long, LONG_CLASSES), dtype="float32", window_rows=100)
     before = set(threading.enumerate())
     windows = reader.windows()
     next(windows)

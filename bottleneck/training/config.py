@@ -20,7 +20,7 @@ HeadPooling = Literal["none", "avg", "max"]
 Optimizer = Literal["adam", "rmsprop", "sgd"]
 Schedule = Literal["constant", "cosine", "exponential"]
 Monitor = Literal["val_loss", "val_accuracy"]
-Storage = Literal["auto", "float32", "float16", "bfloat16"]
+Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class TrainConfig:
         cpus_per_worker: CPUs of a worker; those of a node, 8 at most, when not given.
         memory_gb: Memory that each worker may fill with features, in gigabytes; a larger snapshot
             is read in windows, once an epoch.
-        storage: How features are held in memory. `auto` takes float16 or bfloat16 when the
+        dtype: How features are held in memory. `auto` takes float16 or bfloat16 when the
             backbone computed in it (nothing is lost); otherwise float32 if the rows then fit
             --memory-gb, else float16.
         max_worker_failures: How often lost workers are replaced before the run gives up.
@@ -114,7 +114,7 @@ class TrainConfig:
     gpus_per_worker: float | None = None
     cpus_per_worker: float | None = None
     memory_gb: float = 4.0
-    storage: Storage = "auto"
+    dtype: Dtype = "auto"
     max_worker_failures: int = 3
     resume: bool = False
     overwrite: bool = False

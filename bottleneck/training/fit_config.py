@@ -23,7 +23,7 @@ class FitConfig:
         monitor: ``val_loss`` or ``val_accuracy``.
         patience: Epochs without a better one after which training stops; 0 for never.
         seed: Of order and dropout.
-        storage: How features are held, see :data:`bottleneck.training.rows.DTYPES`.
+        dtype: How features are held, see :data:`bottleneck.training.rows.DTYPES`.
         total_rows: Training rows over all workers.
     """
 
@@ -37,7 +37,7 @@ class FitConfig:
     monitor: str
     patience: int
     seed: int
-    storage: str
+    dtype: str
     total_rows: int
 
     @property

@@ -70,8 +70,8 @@ class HeadFitter:
 
     def _compile(self) -> None:
         tf = self._tf
-        storage = tf.as_dtype(self.config.storage)
-        rows = tf.TensorSpec([None, self._length], storage)
+        dtype = tf.as_dtype(self.config.dtype)
+        rows = tf.TensorSpec([None, self._length], dtype)
         classes = tf.TensorSpec([None], tf.int32)
         scalar = tf.TensorSpec([], tf.int32)
 

@@ -73,8 +73,8 @@ def train(config: TrainConfig) -> TrainSummary:
         connection.connect(config.address, interruption)
         backbone = backbone_of(snapshot.spec, config.weights)
         _require_weights(snapshot, backbone)
-        storage, window = _memory(config, snapshot, rows)
-        fit = _fit_config(config, snapshot, rows, storage)
+        dtype, window = _memory(config, snapshot, rows)
+        fit = _fit_config(config, snapshot, rows, dtype)
         # Refuses what the cluster has no room for before anything is written.
         run = TrainingRun(config, model_uri, snapshot, rows, fit, window)
         settings = settings_of(snapshot, rows, fit)
@@ -86,7 +86,7 @@ def train(config: TrainConfig) -> TrainSummary:
         last = run.execute()
 
         summary.history, summary.best_epoch = list(last.history), last.best_epoch
-        summary.epochs, summary.storage = len(summary.history), storage
+        summary.epochs, summary.dtype = len(summary.history), dtype
         summary.evaluated_on, summary.evaluation = run.evaluate(last.best_weights)
         write_model(config, model_uri, snapshot, fit, last.best_weights, backbone, summary)
         discard(model_uri)
@@ -145,11 +145,11 @@ def _memory(config: TrainConfig, snapshot: Snapshot, rows: LabelledRows) -> tupl
     held = int((rows.split != SPLITS.index("test")).sum())
     low, _ = worker_range(config.workers)
 
-    def window(storage: str) -> int:
-        return window_rows(length, storage, config.memory_gb * 1e9, low, held)
+    def window(dtype: str) -> int:
+        return window_rows(length, dtype, config.memory_gb * 1e9, low, held)
 
-    if config.storage != "auto":
-        return config.storage, window(config.storage)
+    if config.dtype != "auto":
+        return config.dtype, window(config.dtype)
     # Averages of 16-bit values need more bits than these had.
     if snapshot.spec.precision != "float32" and config.pool != "avg":
         return snapshot.spec.precision, window(snapshot.spec.precision)
@@ -159,7 +159,7 @@ def _memory(config: TrainConfig, snapshot: Snapshot, rows: LabelledRows) -> tupl
 
 
 def _fit_config(
-    config: TrainConfig, snapshot: Snapshot, rows: LabelledRows, storage: str
+    config: TrainConfig, snapshot: Snapshot, rows: LabelledRows, dtype: str
 ) -> FitConfig:
     hidden = config.hidden if config.head == "mlp" else ()
     head = HeadConfig(
@@ -192,7 +192,7 @@ def _fit_config(
         monitor=config.monitor,
         patience=config.patience,
         seed=config.seed,
-        storage=storage,
+        dtype=dtype,
         total_rows=int(rows.counts("train").sum()),
     )
 

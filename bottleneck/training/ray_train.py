@@ -76,7 +76,7 @@ class TrainingRun:
             length = self._rows_at(self._evaluated).length
             # One task predicts, whatever the number of workers.
             self._evaluated_window = window_rows(
-                length, fit.storage, config.memory_gb * 1e9, 1, len(self._evaluated)
+                length, fit.dtype, config.memory_gb * 1e9, 1, len(self._evaluated)
             )
 
     def _rows_of(self, split: str) -> FeatureRows:
@@ -188,7 +188,7 @@ class TrainingRun:
             return "", None
         rows = self._rows_at(self._evaluated)
         predicted = predict_rows.remote(
-            rows, self._fit.head, weights, self._fit.storage, self._evaluated_window
+            rows, self._fit.head, weights, self._fit.dtype, self._evaluated_window
         )
         probabilities = calls.get_all([predicted])[0]
         split = SPLITS[self._rows.split[self._evaluated[0]]]

@@ -39,6 +39,9 @@ def earlier_settings(model_uri: str) -> dict[str, Any] | None:
     try:
         found: dict[str, Any] = json.loads(read_bytes(place))
         int(found["version"])
+        # Trainings stopped before `--storage` became `--dtype` left the older name.
+        if "storage" in found:
+            found["dtype"] = found.pop("storage")
     except (ValueError, TypeError, LookupError) as e:
         raise ModelError(
             f"{redact_uri(place)} does not hold the settings of a training; delete its folder and "

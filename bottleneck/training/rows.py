@@ -14,7 +14,7 @@ from bottleneck.errors import ConfigError
 from bottleneck.table.columns import row_group_rows
 from bottleneck.table.snapshot import Snapshot
 
-#: How features are held, by the name of ``--storage``.
+#: How features are held, by the name of ``--dtype``.
 DTYPES: dict[str, Any] = {
     "float32": np.dtype(np.float32),
     "float16": np.dtype(np.float16),
@@ -57,12 +57,12 @@ class FeatureRows:
         return spec.length if self.pool == "none" else spec.shape[-1]
 
 
-def window_rows(length: int, storage: str, memory_bytes: float, workers: int, total: int) -> int:
+def window_rows(length: int, dtype: str, memory_bytes: float, workers: int, total: int) -> int:
     """Returns how many rows a window has.
 
     Args:
         length: Values of a row.
-        storage: Key of :data:`DTYPES`.
+        dtype: Key of :data:`DTYPES`.
         memory_bytes: Of each worker.
         workers: The fewest there may be.
         total: Rows of all splits that are held at once.
@@ -70,14 +70,12 @@ def window_rows(length: int, storage: str, memory_bytes: float, workers: int, to
     Raises:
         ConfigError: Not even a few rows fit.
     """
-    fit = int(memory_bytes * workers // (length * DTYPES[storage].itemsize))
+    fit = int(memory_bytes * workers // (length * DTYPES[dtype].itemsize))
     if fit >= total:
         return total
     rows = fit // _WINDOWS_HELD
     if rows < row_group_rows(length):
-        needed = (
-            _WINDOWS_HELD * row_group_rows(length) * length * DTYPES[storage].itemsize / workers
-        )
+        needed = _WINDOWS_HELD * row_group_rows(length) * length * DTYPES[dtype].itemsize / workers
         raise ConfigError(
             f"--memory-gb {memory_bytes / 1e9:g} holds {fit:,} rows of {length:,} values; "
             f"give {math.ceil(needed / 1e6) / 1e3:g} or more"

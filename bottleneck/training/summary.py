@@ -29,7 +29,7 @@ class TrainSummary:
         evaluated_on: ``test``, or ``validation`` without a test split; empty without either.
         evaluation: Figures on that split.
         workers: Workers asked for.
-        storage: How features were held in memory.
+        dtype: How features were held in memory.
         seconds: Wall-clock time.
         signal: Always None: an interrupted training has no summary.
     """
@@ -48,7 +48,7 @@ class TrainSummary:
     evaluated_on: str = ""
     evaluation: Evaluation | None = None
     workers: str = "1"
-    storage: str = ""
+    dtype: str = ""
     seconds: float = 0.0
     signal: int | None = None
 

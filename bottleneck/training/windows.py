@@ -35,7 +35,7 @@ class Window:
         label: (n,) int32, classes of all rows of the window, whoever holds them.
         owner: (n,) int32, rank of the worker that holds each.
         place: (n,) int64, its place in that worker's `values`.
-        values: (m, L) of the storage type: the rows that this worker holds.
+        values: (m, L) of the reader's `dtype`: the rows that this worker holds.
     """
 
     label: npt.NDArray[np.int32]
@@ -63,7 +63,7 @@ class WindowReader:
 
     Args:
         rows: The split.
-        storage: Key of :data:`DTYPES`.
+        dtype: Key of :data:`DTYPES`.
         window_rows: Most rows of a window, over all workers. It decides the order of training
             and must not depend on which workers are there.
         rank: Of this worker.
@@ -75,14 +75,14 @@ class WindowReader:
         self,
         rows: FeatureRows,
         *,
-        storage: str,
+        dtype: str,
         window_rows: int,
         rank: int = 0,
         world: int = 1,
         threads: int = 2,
     ) -> None:
         self._rows = rows
-        self._dtype = DTYPES[storage]
+        self._dtype = DTYPES[dtype]
         self._rank, self._world, self._threads = rank, world, threads
         self._filesystem, self._root = filesystem_of(rows.snapshot.table_uri)
         self.whole = len(rows) <= window_rows
@@ -210,7 +210,7 @@ class WindowReader:
         if self._dtype == np.float16 and len(values) and np.abs(values).max() > _FLOAT16_MAX:
             raise ConfigError(
                 f"the table holds features up to {np.abs(values).max():g} and float16 ends at "
-                f"{_FLOAT16_MAX:g}; give --storage float32 or bfloat16"
+                f"{_FLOAT16_MAX:g}; give --dtype float32 or bfloat16"
             )
         return values.astype(self._dtype, copy=False)
 

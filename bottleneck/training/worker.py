@@ -92,7 +92,7 @@ def _train(config: WorkerConfig) -> None:
     def reader(rows: FeatureRows) -> WindowReader:
         return WindowReader(
             rows,
-            storage=config.fit.storage,
+            dtype=config.fit.dtype,
             window_rows=config.window_rows,
             rank=rank,
             world=world,
@@ -137,14 +137,14 @@ def predict_rows(
     rows: FeatureRows,
     config: HeadConfig,
     weights: Sequence[npt.NDArray[Any]],
-    storage: str,
+    dtype: str,
     window_rows: int,
 ) -> npt.NDArray[np.float32]:
     """Returns the probabilities of all rows of a split, (N, C) float32, in their order."""
     head = head_with_weights(
         HeadConfig(**{**vars(config), "pool": "none", "shape": (rows.length,)}), weights
     )
-    reader = WindowReader(rows, storage=storage, window_rows=window_rows)
+    reader = WindowReader(rows, dtype=dtype, window_rows=window_rows)
     # One worker holds all rows of its windows, in order.
     parts = []
     for window in reader.windows():
