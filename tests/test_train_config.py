@@ -17,7 +17,7 @@ from bottleneck.config.values import parse_time, worker_range
 from bottleneck.errors import ConfigError
 from bottleneck.prediction.config import PredictConfig
 from bottleneck.training.config import TrainConfig, as_flags, given_weights
-from bottleneck.training.recipes import DEFAULTS
+from bottleneck.training.recipes import HeadSettings
 
 Config = TrainConfig | PredictConfig
 
@@ -205,7 +205,7 @@ def test_what_the_predict_job_refuses(options: dict[str, Any], message: str) -> 
 )
 def test_what_is_allowed(options: dict[str, Any]) -> None:
     made = train_config(**options)
-    assert made.settled.settled == made.settled
+    assert {name: getattr(made, name) for name in options} == options
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_times_are_in_utc_unless_they_name_a_zone() -> None:
 
 # Recipes
 
-SETTLED = {
+SETTINGS = {
     "none": {
         "head": "mlp",
         "hidden": (256,),
@@ -282,13 +282,14 @@ SETTLED = {
 }
 
 
-@pytest.mark.parametrize("recipe", list(SETTLED))
+@pytest.mark.parametrize("recipe", list(SETTINGS))
 def test_what_a_recipe_sets(recipe: str) -> None:
-    settled = train_config(recipe=recipe, seed=3).settled
-    assert {name: getattr(settled, name) for name in SETTLED[recipe]} == SETTLED[recipe]
-    others = {name: getattr(settled, name) for name in field_names(TrainConfig)}
-    unset = {name: value for name, value in others.items() if name not in SETTLED[recipe]}
-    assert unset == {name: getattr(train_config(recipe=recipe, seed=3), name) for name in unset}
+    config = train_config(recipe=recipe, seed=3)
+    assert vars(config.head_settings) == SETTINGS[recipe]
+    # Every setting of a recipe has a flag, which is not given here.
+    assert {name: getattr(config, name) for name in SETTINGS[recipe]} == dict.fromkeys(
+        SETTINGS[recipe]
+    )
 
 
 OWN: dict[str, Any] = {
@@ -305,25 +306,24 @@ OWN: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("recipe", list(SETTLED))
+@pytest.mark.parametrize("recipe", list(SETTINGS))
 @pytest.mark.parametrize("name", list(OWN))
 def test_a_flag_beside_a_recipe_wins(recipe: str, name: str) -> None:
-    settled = train_config(recipe=recipe, **{name: OWN[name]}).settled
-    found = {key: getattr(settled, key) for key in SETTLED[recipe]}
-    assert found == SETTLED[recipe] | {name: OWN[name]}
+    settings = train_config(recipe=recipe, **{name: OWN[name]}).head_settings
+    assert vars(settings) == SETTINGS[recipe] | {name: OWN[name]}
 
 
-@pytest.mark.parametrize("recipe", list(SETTLED))
+@pytest.mark.parametrize("recipe", list(SETTINGS))
 def test_values_that_count_as_nothing_are_given_all_the_same(recipe: str) -> None:
     nothing = {"hidden": (), "dropout": 0.0, "patience": 0, "l2": 0.0, "standardize": False}
-    settled = train_config(recipe=recipe, **nothing).settled
-    assert {name: getattr(settled, name) for name in nothing} == nothing
+    settings = train_config(recipe=recipe, **nothing).head_settings
+    assert {name: getattr(settings, name) for name in nothing} == nothing
 
 
-@pytest.mark.parametrize("recipe", list(SETTLED))
+@pytest.mark.parametrize("recipe", list(SETTINGS))
 def test_a_linear_head_has_no_hidden_layer_whatever_the_recipe(recipe: str) -> None:
-    settled = train_config(recipe=recipe, head="linear").settled
-    assert (settled.head, settled.hidden) == ("linear", ())
+    settings = train_config(recipe=recipe, head="linear").head_settings
+    assert (settings.head, settings.hidden) == ("linear", ())
 
 
 def test_help_states_the_defaults_that_hold() -> None:
@@ -333,13 +333,12 @@ def test_help_states_the_defaults_that_hold() -> None:
         if found:
             stated[name] = found[1]
     shown = {"hidden": "256", "l2": "0", "learning_rate": "3e-4", "standardize": "yes"}
-    expected = {name: shown.get(name, str(value)) for name, value in DEFAULTS.items()}
+    expected = {name: shown.get(name, str(value)) for name, value in vars(HeadSettings()).items()}
     assert stated == expected
 
 
 def test_settings_in_reports() -> None:
-    settled = train_config(recipe="keras-blog", hidden=(64, 32), version=3).settled
-    found = as_flags(settled)
+    found = as_flags(train_config(recipe="keras-blog", hidden=(64, 32), version=3))
     assert {name: found[name] for name in ("hidden", "version", "standardize", "l2")} == {
         "hidden": "64 32",
         "version": "3",

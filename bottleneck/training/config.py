@@ -11,7 +11,7 @@ from bottleneck.config.checks import flag_of, require_at_least, require_choices,
 from bottleneck.config.values import parse_time, worker_range
 from bottleneck.console.redaction import redact_uri
 from bottleneck.errors import ConfigError
-from bottleneck.training.recipes import DEFAULTS, RECIPES
+from bottleneck.training.recipes import RECIPES, HeadSettings
 
 Recipe = Literal["none", "keras-blog", "vgg16-mlp"]
 Split = Literal["auto", "column", "hash"]
@@ -158,14 +158,12 @@ class TrainConfig:
         worker_range(self.workers)
 
     @property
-    def settled(self) -> TrainConfig:
-        """This configuration, with the recipe's values and the defaults where no flag was given."""
-        values = DEFAULTS | RECIPES[self.recipe]
-        if self.head == "linear":
-            values["hidden"] = ()
-        return replace(
-            self, **{name: value for name, value in values.items() if getattr(self, name) is None}
-        )
+    def head_settings(self) -> HeadSettings:
+        """The recipe's settings, overridden by the flags that were given."""
+        names = [field.name for field in fields(HeadSettings)]
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        settings = replace(RECIPES[self.recipe], **given)
+        return settings if settings.head == "mlp" else replace(settings, hidden=())
 
     @property
     def moment(self) -> datetime | None:
@@ -216,11 +214,13 @@ def given_weights(text: str) -> dict[str, float] | None:
 
 
 def as_flags(config: TrainConfig) -> dict[str, str]:
-    """Returns every setting that has a value as text, addresses without secrets, for reports."""
+    """Returns every setting that has a value as text, addresses without secrets, for reports.
+
+    Where no flag was given, the setting of the recipe stands.
+    """
     found = {}
-    for field in fields(config):
-        value = getattr(config, field.name)
+    for name, value in (vars(config) | vars(config.head_settings)).items():
         if value is not None:
             text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            found[field.name] = redact_uri(text)
+            found[name] = redact_uri(text)
     return found

@@ -56,7 +56,6 @@ def train(config: TrainConfig) -> TrainSummary:
             epochs stay for ``resume``.
     """
     began, run_id = time.monotonic(), logs.begin_run()
-    config = config.settled
     model_uri = normalize_uri(config.model)
     with Interruption() as interruption:
         table = FeaturesTable.open(normalize_uri(config.features))
@@ -161,15 +160,15 @@ def _memory(config: TrainConfig, snapshot: Snapshot, rows: LabelledRows) -> tupl
 def _fit_config(
     config: TrainConfig, snapshot: Snapshot, rows: LabelledRows, dtype: str
 ) -> FitConfig:
-    hidden = config.hidden if config.head == "mlp" else ()
+    settings = config.head_settings
     head = HeadConfig(
         shape=snapshot.spec.shape,
         classes=len(rows.labels),
-        hidden=tuple(hidden or ()),
+        hidden=settings.hidden,
         pool=config.pool,
-        dropout=config.dropout or 0.0,
-        l2=config.l2 or 0.0,
-        standardize=bool(config.standardize),
+        dropout=settings.dropout,
+        l2=settings.l2,
+        standardize=settings.standardize,
         binary=config.binary,
         seed=config.seed,
     )
@@ -178,19 +177,16 @@ def _fit_config(
             f"--pool {config.pool} needs a map and the table's features are vectors of shape "
             f"{head.shape}; drop --pool"
         )
-    assert config.optimizer is not None and config.learning_rate is not None
-    assert config.epochs is not None and config.batch_size is not None
-    assert config.patience is not None
     return FitConfig(
         head=head,
-        optimizer=config.optimizer,
-        learning_rate=config.learning_rate,
+        optimizer=settings.optimizer,
+        learning_rate=settings.learning_rate,
         schedule=config.schedule,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
         class_weights=_class_weights(config.class_weights, rows),
         monitor=config.monitor,
-        patience=config.patience,
+        patience=settings.patience,
         seed=config.seed,
         dtype=dtype,
         total_rows=int(rows.counts("train").sum()),
