@@ -14,7 +14,7 @@ import pytest
 from bottleneck.evaluation.charts import confusion_matrix, learning_curves, reliability_diagram
 from bottleneck.evaluation.evaluate import evaluate
 from bottleneck.evaluation.figures import Evaluation
-from bottleneck.evaluation.pages import Mistake, prediction_report, training_report
+from bottleneck.evaluation.pages import Mistake, PredictionReport, StatusReport, TrainingReport
 
 EVIL = "<script>alert('1')</script>"
 QUOTES = '"\' onerror=alert(2) x="'
@@ -79,7 +79,7 @@ def trained(**more: Any) -> str:
         "evaluation": None,
         "versions": {"keras": "3.15.1"},
     }
-    return training_report(**(options | more))
+    return TrainingReport(**(options | more)).to_html()
 
 
 def predicted(**more: Any) -> str:
@@ -90,7 +90,7 @@ def predicted(**more: Any) -> str:
         "predicted": {QUOTES: 1_000, EVIL: 3_000},
         "evaluation": None,
     }
-    return prediction_report(**(options | more))
+    return PredictionReport(**(options | more)).to_html()
 
 
 def check(source: str) -> Page:
@@ -241,3 +241,17 @@ def test_letters_that_deceive_or_break_are_replaced(letter: str) -> None:
 
 def test_equal_input_gives_equal_pages(evaluation: Evaluation) -> None:
     assert trained(evaluation=evaluation) == trained(evaluation=evaluation)
+
+
+def test_status_report_has_its_chart_and_its_text() -> None:
+    page = check(
+        StatusReport(
+            title=f"Features table {EVIL}",
+            chart=learning_curves(HISTORY),
+            text=f"run  {EVIL}\n  ok",
+        ).to_html()
+    )
+    assert page.text.count(f"Features table {EVIL}") == 2
+    assert f"run  {EVIL}\n  ok" in page.text
+    (image,) = page.all("img")
+    assert image["alt"] == "Growth of the table and throughput of its runs"

@@ -294,7 +294,7 @@ def test_pictures_show_three_panels(runs: int, tmp_path: Path) -> None:
 def test_the_page_escapes_every_name() -> None:
     text = page(status_of(1, "s3://lake/<script>alert('&')</script>")).decode()
     assert "<script" not in text
-    assert text.count("s3://lake/&lt;script&gt;alert(&#x27;&amp;&#x27;)&lt;/script&gt;") == 3
+    assert text.count("s3://lake/&lt;script&gt;alert(&#39;&amp;&#39;)&lt;/script&gt;") == 3
     assert text.count("data:image/png;base64,") == 1
     assert "http:" not in text and "https:" not in text
 

@@ -18,7 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bottleneck.evaluation.figures import Evaluation
 
-#: Pixels a CSS pixel: pictures are drawn with 120 dots an inch, browsers lay out with 96.
+#: Pixels per CSS pixel: pictures are drawn with 120 dots per inch, browsers lay out with 96.
 _PICTURE_SCALE = 1.25
 
 #: CSS pixels that fit on a page's width; a larger picture scrolls, so that its text stays legible.
@@ -59,81 +59,64 @@ class Mistake:
     thumbnail: bytes | None
 
 
-def training_report(
-    *,
-    title: str,
-    configuration: Mapping[str, str],
-    data: Mapping[str, str],
-    specification: Mapping[str, str],
-    history: Sequence[Mapping[str, float]],
-    best_epoch: int | None,
-    evaluation: Evaluation | None,
-    evaluated_on: str = "",
-    learning_curves: bytes | None = None,
-    confusion_matrix: bytes | None = None,
-    reliability_diagram: bytes | None = None,
-    versions: Mapping[str, str],
-) -> str:
-    """Tells how a classifier was trained and how good it is.
+@dataclass(frozen=True, kw_only=True)
+class TrainingReport:
+    """How a classifier was trained and how good it is.
 
-    Args:
+    Attributes:
         title: The page's title.
         configuration: The training's settings.
         data: What it learned from: the table's URI and version, rows by split.
-        specification: Of the features.
-        history: A row an epoch, as :func:`bottleneck.evaluation.charts.learning_curves` takes it;
-            other keys become columns too.
-        best_epoch: The epoch whose model was kept.
+        specification: Specification of the features.
+        history: One row per epoch, as :func:`bottleneck.evaluation.charts.learning_curves` takes
+            it; other keys become columns too.
+        best_epoch: The epoch whose model was kept; None to mark none.
         evaluation: The model's figures; None without images to evaluate on.
         evaluated_on: Name of the split these were.
         learning_curves: PNG file, as of :mod:`bottleneck.evaluation.charts`; so are the next two.
         confusion_matrix: Shown if there is an evaluation.
         reliability_diagram: Shown if there is an evaluation.
-        versions: Of the software.
-
-    Returns:
-        An HTML document.
+        versions: Versions of the software.
     """
-    known = {key for row in history for key in row} - {"epoch"}
-    keys = [*(key for key in _COLUMNS if key in known), *sorted(known - _COLUMNS.keys())]
-    epochs = [
-        (int(row.get("epoch", number)), [_quantity(key, row.get(key)) for key in keys])
-        for number, row in enumerate(history, start=1)
-    ]
-    best = "" if best_epoch is None else f"; best epoch {best_epoch}"
-    return _render(
-        "training.html.j2",
-        title=title,
-        configuration=configuration,
-        data=data,
-        specification=specification,
-        versions=versions,
-        columns=["epoch", *(_COLUMNS.get(key, key) for key in keys)],
-        epochs=epochs,
-        best_epoch=best_epoch,
-        evaluation=evaluation,
-        evaluated_on=evaluated_on,
-        learning_curves=_picture(
-            learning_curves, f"Loss and accuracy over {len(epochs)} epochs{best}"
-        ),
-        **_evaluation_pictures(evaluation, confusion_matrix, reliability_diagram),
-    )
+
+    title: str
+    configuration: Mapping[str, str]
+    data: Mapping[str, str]
+    specification: Mapping[str, str]
+    history: Sequence[Mapping[str, float]]
+    best_epoch: int | None
+    evaluation: Evaluation | None
+    evaluated_on: str = ""
+    learning_curves: bytes | None = None
+    confusion_matrix: bytes | None = None
+    reliability_diagram: bytes | None = None
+    versions: Mapping[str, str]
+
+    def to_html(self) -> str:
+        """Returns the report as an HTML document."""
+        known = {key for row in self.history for key in row} - {"epoch"}
+        keys = [*(key for key in _COLUMNS if key in known), *sorted(known - _COLUMNS.keys())]
+        epochs = [
+            (int(row.get("epoch", number)), [_quantity(key, row.get(key)) for key in keys])
+            for number, row in enumerate(self.history, start=1)
+        ]
+        best = "" if self.best_epoch is None else f"; best epoch {self.best_epoch}"
+        curves = _picture(
+            self.learning_curves, f"Loss and accuracy over {len(epochs)} epochs{best}"
+        )
+        values = vars(self) | {
+            "columns": ["epoch", *(_COLUMNS.get(key, key) for key in keys)],
+            "epochs": epochs,
+            "learning_curves": curves,
+        }
+        return _render("training.html.j2", values | _evaluation_pictures(self))
 
 
-def prediction_report(
-    *,
-    title: str,
-    model: Mapping[str, str],
-    statuses: Mapping[str, int],
-    predicted: Mapping[str, int],
-    evaluation: Evaluation | None,
-    mistakes: Sequence[Mistake] = (),
-    confusion_matrix: bytes | None = None,
-    reliability_diagram: bytes | None = None,
-) -> str:
-    """Tells what a classifier made of a collection of images.
+@dataclass(frozen=True, kw_only=True)
+class PredictionReport:
+    """What a classifier made of a collection of images.
 
-    Args:
+    Attributes:
         title: The page's title.
         model: Facts about it.
         statuses: Images by status.
@@ -142,33 +125,52 @@ def prediction_report(
         mistakes: Some to look at, shown if there is an evaluation.
         confusion_matrix: PNG file, shown if there is an evaluation.
         reliability_diagram: PNG file, shown if there is an evaluation.
-
-    Returns:
-        An HTML document.
     """
-    wrong = 0
-    if evaluation is not None:
-        wrong = int(evaluation.confusion.sum() - evaluation.confusion.trace())
-    return _render(
-        "prediction.html.j2",
-        title=title,
-        model=model,
-        statuses=_by_count(statuses),
-        predicted=_by_count(predicted),
-        evaluation=evaluation,
-        wrong=wrong,
-        mistakes=[
-            {
-                "image": one.image,
-                "label": one.label,
-                "predicted": one.predicted,
-                "probability": one.probability,
-                "thumbnail": one.thumbnail and _data_uri("image/jpeg", one.thumbnail),
-            }
-            for one in sorted(mistakes, key=lambda one: (-one.probability, one.image))
-        ],
-        **_evaluation_pictures(evaluation, confusion_matrix, reliability_diagram),
-    )
+
+    title: str
+    model: Mapping[str, str]
+    statuses: Mapping[str, int]
+    predicted: Mapping[str, int]
+    evaluation: Evaluation | None
+    mistakes: Sequence[Mistake] = ()
+    confusion_matrix: bytes | None = None
+    reliability_diagram: bytes | None = None
+
+    def to_html(self) -> str:
+        """Returns the report as an HTML document."""
+        wrong = 0
+        if self.evaluation is not None:
+            wrong = int(self.evaluation.confusion.sum() - self.evaluation.confusion.trace())
+        values = vars(self) | {
+            "statuses": _by_count(self.statuses),
+            "predicted": _by_count(self.predicted),
+            "wrong": wrong,
+            "mistakes": [
+                vars(one) | {"thumbnail": one.thumbnail and _data_uri("image/jpeg", one.thumbnail)}
+                for one in sorted(self.mistakes, key=lambda one: (-one.probability, one.image))
+            ],
+        }
+        return _render("prediction.html.j2", values | _evaluation_pictures(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusReport:
+    """What a table holds and what its runs did.
+
+    Attributes:
+        title: The page's title.
+        chart: PNG file of the table's growth and its runs.
+        text: The same in words and figures, as a terminal shows it.
+    """
+
+    title: str
+    chart: bytes
+    text: str
+
+    def to_html(self) -> str:
+        """Returns the report as an HTML document."""
+        chart = _picture(self.chart, "Growth of the table and throughput of its runs")
+        return _render("status.html.j2", vars(self) | {"chart": chart})
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,7 @@ def _visible(value: Any) -> Any:
     return _UNSHOWABLE.sub("\ufffd", value) if type(value) is str else value
 
 
-def _render(template: str, **values: Any) -> str:
+def _render(template: str, values: Mapping[str, Any]) -> str:
     return _templates().get_template(template).render(values) + "\n"
 
 
@@ -223,20 +225,19 @@ def _picture(content: bytes | None, alt: str) -> _Picture | None:
     )
 
 
-def _evaluation_pictures(
-    evaluation: Evaluation | None, confusion_matrix: bytes | None, reliability_diagram: bytes | None
-) -> dict[str, _Picture | None]:
+def _evaluation_pictures(report: TrainingReport | PredictionReport) -> dict[str, _Picture | None]:
+    evaluation = report.evaluation
     if evaluation is None:
         return {"confusion_matrix": None, "reliability_diagram": None}
     error = 100 * evaluation.calibration_error.value
     return {
         "confusion_matrix": _picture(
-            confusion_matrix,
+            report.confusion_matrix,
             f"Confusion matrix of {len(evaluation.labels)} classes; the table of classes tells"
             " each one's precision and recall",
         ),
         "reliability_diagram": _picture(
-            reliability_diagram,
+            report.reliability_diagram,
             f"Share of right predictions by their probability; calibration error {error:.1f} %",
         ),
     }

@@ -11,8 +11,8 @@ import pyarrow as pa
 from PIL import Image
 
 from bottleneck.console.redaction import redact_uri
-from bottleneck.evaluation import charts, pages
-from bottleneck.evaluation.pages import Mistake
+from bottleneck.evaluation import charts
+from bottleneck.evaluation.pages import Mistake, PredictionReport
 from bottleneck.images.decoding import decode
 from bottleneck.images.options import DecodeOptions
 from bottleneck.models.classifier import LocatedModel
@@ -83,7 +83,7 @@ def _page(
         facts["labels unknown to the model"] = f"{scores.unknown:,} rows, not in the figures"
     if scores.evaluated < scores.known:
         facts["figures from"] = f"{scores.evaluated:,} of {scores.known:,} rows, sampled"
-    return pages.prediction_report(
+    report = PredictionReport(
         title="Predictions of " + redact_uri(model.uri).rstrip("/").rpartition("/")[2],
         model=facts,
         statuses=scores.statuses,
@@ -100,6 +100,7 @@ def _page(
         if evaluation is not None
         else None,
     )
+    return report.to_html()
 
 
 def thumbnails(rows: pa.Table, config: PredictConfig) -> dict[str, bytes]:

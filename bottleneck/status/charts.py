@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import io
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -17,28 +15,6 @@ _ROWS, _BYTES, _THROUGHPUT = "#1f6fb2", "#c8641e", "#4a8a5a"
 #: More labels than this under the bars would overlap; every second, third, … is then left out.
 _MOST_LABELS = 12
 _MOST_MARKERS = 40
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" \
-content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<title>{title}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif }}
-body {{ margin: 2rem auto; max-width: 76rem; padding: 0 1rem }}
-img {{ max-width: 100%; height: auto }}
-pre {{ background: #f4f4f4; overflow-x: auto; padding: 1rem; font-size: 13px }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-<img alt="Growth of the table and throughput of its runs" src="data:image/png;base64,{picture}">
-<pre>{text}</pre>
-</body>
-</html>
-"""
 
 
 def draw(status: Status) -> bytes:
@@ -65,11 +41,11 @@ def draw(status: Status) -> bytes:
 
 def page(status: Status) -> bytes:
     """Returns an HTML page, complete in itself, of the picture and the printed text."""
-    return _PAGE.format(
-        title=html.escape(f"Features table {status.table_uri}"),
-        picture=base64.b64encode(draw(status)).decode(),
-        text=html.escape(status.to_text()),
-    ).encode()
+    # As matplotlib, loaded only where a page is asked for.
+    from bottleneck.evaluation.pages import StatusReport
+
+    title = f"Features table {status.table_uri}"
+    return StatusReport(title=title, chart=draw(status), text=status.to_text()).to_html().encode()
 
 
 def _draw_growth(
