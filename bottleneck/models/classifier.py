@@ -23,7 +23,7 @@ from bottleneck.console.redaction import redact_uri
 from bottleneck.errors import BackboneError, ModelError
 from bottleneck.models.files import FUSED, HEAD, ModelManifest, load_keras, read_file, read_manifest
 from bottleneck.models.heads import class_probabilities
-from bottleneck.models.imagenet import _LARGE_NETWORK_BYTES, _imagenet_network, imagenet_labels
+from bottleneck.models.imagenet import LARGE_NETWORK_BYTES, imagenet_labels, imagenet_network
 from bottleneck.spec import FeatureSpec
 from bottleneck.storage.uris import join_uri, normalize_uri
 
@@ -54,7 +54,7 @@ class LocatedModel:
     def weights_bytes(self) -> int:
         """About the size of the whole network's weights."""
         if self.manifest is None:
-            return _LARGE_NETWORK_BYTES
+            return LARGE_NETWORK_BYTES
         return max(record.bytes for record in self.manifest.files.values())
 
 
@@ -80,7 +80,7 @@ def locate_model(uri: str, weights: str | None = None) -> LocatedModel:
     name = canonical_name(uri.removeprefix(_IMAGENET))
     if name not in FAMILIES:
         raise ModelError(f"{uri!r} is no model; give imagenet:NAME with a keras.applications name")
-    network, digest = _imagenet_network(name, weights or "imagenet")
+    network, digest = imagenet_network(name, weights or "imagenet")
     spec = FeatureSpec(
         backbone=name,
         alpha=1.0 if FAMILIES[name].alphas else None,
@@ -150,7 +150,7 @@ def load_classifier(model: LocatedModel, *, batch_size: int = 32, threads: int =
     if model.manifest is not None:
         network = load_keras(_fused_file(model.manifest).read_bytes())
     else:
-        body, _ = _imagenet_network(model.spec.backbone, model.weights)
+        body, _ = imagenet_network(model.spec.backbone, model.weights)
         family = getattr(keras.applications, FAMILIES[model.spec.backbone].module)
         images = keras.Input((*model.spec.image_size, 3), dtype="uint8")
         pixels = family.preprocess_input(keras.ops.cast(images, "float32"))

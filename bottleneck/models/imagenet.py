@@ -17,8 +17,8 @@ from bottleneck.storage.uris import normalize_uri
 #: (``keras.applications.imagenet_utils.CLASS_INDEX_PATH``).
 _CLASS_INDEX = "imagenet_class_index.json"
 
-#: Weights of VGG16 with its dense layers; most others of keras.applications have less.
-_LARGE_NETWORK_BYTES = 553_000_000
+#: Size of the weights of VGG16 with its dense layers; most others of keras.applications have less.
+LARGE_NETWORK_BYTES = 553_000_000
 
 
 def imagenet_labels() -> tuple[str, ...]:
@@ -63,8 +63,15 @@ def imagenet_labels() -> tuple[str, ...]:
     return tuple(labels)
 
 
-def _imagenet_network(name: str, weights: str) -> tuple[Any, str]:
-    """The application with its classifier, and the digest of its weights."""
+def imagenet_network(name: str, weights: str) -> tuple[Any, str]:
+    """Builds an application with its classifier.
+
+    Returns:
+        ``keras.Model``, and the digest of its weights (``sha256:…``).
+
+    Raises:
+        BackboneError: The weights cannot be had, or do not fit.
+    """
     # The driver calls this too, whose output should not begin with TensorFlow's start-up notes.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
