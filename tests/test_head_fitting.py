@@ -215,7 +215,7 @@ def test_pooled_features(snapshot: Snapshot) -> None:
 
 def test_a_split_without_rows_is_not_evaluated(snapshot: Snapshot) -> None:
     rows = reader(snapshot, chosen=np.zeros(COUNT, bool))
-    assert HeadFitter(FIT, 144).judge(rows) == {}
+    assert HeadFitter(FIT, 144).evaluate(rows) == {}
 
 
 # Seeds and dropout

@@ -27,7 +27,7 @@ from bottleneck.table.snapshot import Snapshot
 from bottleneck.table.table import FeaturesTable
 from bottleneck.training.config import TrainConfig, given_weights
 from bottleneck.training.fit_config import FitConfig
-from bottleneck.training.model_writing import write_model
+from bottleneck.training.model_writing import TrainedModel, write_model
 from bottleneck.training.ray_train import TrainingRun
 from bottleneck.training.resume import (
     discard,
@@ -37,7 +37,7 @@ from bottleneck.training.resume import (
     settings_of,
     write_settings,
 )
-from bottleneck.training.rows import FeatureRows, window_rows
+from bottleneck.training.rows import row_length, window_rows
 from bottleneck.training.splits import SPLITS, LabelledRows, select_rows
 from bottleneck.training.summary import TrainSummary
 
@@ -87,7 +87,17 @@ def train(config: TrainConfig) -> TrainSummary:
         summary.history, summary.best_epoch = list(last.history), last.best_epoch
         summary.epochs, summary.dtype = len(summary.history), dtype
         summary.evaluated_on, summary.evaluation = run.evaluate(last.best_weights)
-        write_model(config, model_uri, snapshot, fit, last.best_weights, backbone, summary)
+        write_model(
+            TrainedModel(
+                uri=model_uri,
+                config=config,
+                snapshot=snapshot,
+                fit=fit,
+                weights=last.best_weights,
+                backbone=backbone,
+                summary=summary,
+            )
+        )
         discard(model_uri)
     summary.seconds = time.monotonic() - began
     return summary
@@ -140,7 +150,7 @@ def _require_weights(snapshot: Snapshot, backbone: BackboneConfig) -> None:
 
 def _memory(config: TrainConfig, snapshot: Snapshot, rows: LabelledRows) -> tuple[str, int]:
     """Decides how features are held and how many at a time."""
-    length = FeatureRows(snapshot, rows.shard, rows.row, rows.label, config.pool).length
+    length = row_length(snapshot.spec, config.pool)
     held = int((rows.split != SPLITS.index("test")).sum())
     low, _ = worker_range(config.workers)
 

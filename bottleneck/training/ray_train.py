@@ -30,7 +30,7 @@ from bottleneck.training.checkpoint import Checkpoint
 from bottleneck.training.config import TrainConfig
 from bottleneck.training.fit_config import FitConfig
 from bottleneck.training.resume import UNFINISHED
-from bottleneck.training.rows import FeatureRows, window_rows
+from bottleneck.training.rows import FeatureRows, row_length, window_rows
 from bottleneck.training.splits import SPLITS, LabelledRows
 from bottleneck.training.tf_config import TensorflowCluster
 from bottleneck.training.worker import EpochLog, WorkerConfig, predict_rows, train_worker
@@ -73,10 +73,13 @@ class TrainingRun:
             (self._sampled(split) for split in _EVALUATED if rows.counts(split).any()), None
         )
         if self._evaluated is not None:
-            length = self._rows_at(self._evaluated).length
             # One task predicts, whatever the number of workers.
             self._evaluated_window = window_rows(
-                length, fit.dtype, config.memory_gb * 1e9, 1, len(self._evaluated)
+                row_length(snapshot.spec, config.pool),
+                fit.dtype,
+                config.memory_gb * 1e9,
+                1,
+                len(self._evaluated),
             )
 
     def _rows_of(self, split: str) -> FeatureRows:
@@ -108,47 +111,16 @@ class TrainingRun:
 
         Returns:
             The last checkpoint.
-        """
-        import ray.train
-        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+        Raises:
+            BottleneckError: What a worker raised on purpose.
+            InterruptedRunError: A signal came; finished epochs are kept.
+            RunFailedError: The training failed, or ended without an epoch.
+        """
         # Beside the driver, with which it lives and dies; another node may go at any time.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         log = EpochLog.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
-        filesystem, root = filesystem_of(self._model_uri)
-        settings = WorkerConfig(
-            fit=self._fit,
-            rows=[ray.put(self._rows_of(split)) for split in ("train", "validation")],
-            window_rows=self._window,
-            threads=self._workers.threads,
-            log=log,
-        )
-        for name in ("ray.train", "ray"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-        trainer = DataParallelTrainer(
-            train_worker,
-            train_loop_config={"config": settings},
-            backend_config=TensorflowCluster(),
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=self._workers.number,  # type: ignore[arg-type]
-                use_gpu=self._workers.gpus > 0,
-                resources_per_worker=self._workers.resources,
-            ),
-            run_config=ray.train.RunConfig(
-                # Of the same name and place as before, it goes on from the last checkpoint.
-                name=UNFINISHED,
-                storage_path=root,
-                storage_filesystem=filesystem,
-                failure_config=ray.train.FailureConfig(
-                    max_failures=self._config.max_worker_failures
-                ),
-                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=_CHECKPOINTS_KEPT),
-            ),
-        )
-        # Ray Train takes a finished epoch when it looks after its workers, every two seconds if not
-        # told otherwise: with a small head most of a training would be waiting.
-        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
-        fitting = _Fitting(trainer)
+        fitting = _Fitting(self._trainer(log))
         shown = 0
         try:
             with watching_head():
@@ -166,6 +138,49 @@ class TrainingRun:
             raise RunFailedError("the training ended without an epoch; run again")
         with checkpoint.as_directory() as folder:
             return Checkpoint.load(Path(folder))
+
+    def _trainer(self, log: Any) -> Any:
+        """Returns Ray Train's trainer, set up.
+
+        Args:
+            log: Handle of the :class:`EpochLog`.
+        """
+        import ray.train
+        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+        for name in ("ray.train", "ray"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        # Ray Train takes a finished epoch when it looks after its workers, every two seconds if not
+        # told otherwise: with a small head most of a training would be waiting.
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
+        filesystem, root = filesystem_of(self._model_uri)
+        config = WorkerConfig(
+            fit=self._fit,
+            rows=[ray.put(self._rows_of(split)) for split in ("train", "validation")],
+            window_rows=self._window,
+            threads=self._workers.threads,
+            log=log,
+        )
+        return DataParallelTrainer(
+            train_worker,
+            train_loop_config={"config": config},
+            backend_config=TensorflowCluster(),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=self._workers.number,  # type: ignore[arg-type]
+                use_gpu=self._workers.gpus > 0,
+                resources_per_worker=self._workers.resources,
+            ),
+            run_config=ray.train.RunConfig(
+                # Of the same name and place as before, it goes on from the last checkpoint.
+                name=UNFINISHED,
+                storage_path=root,
+                storage_filesystem=filesystem,
+                failure_config=ray.train.FailureConfig(
+                    max_failures=self._config.max_worker_failures
+                ),
+                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=_CHECKPOINTS_KEPT),
+            ),
+        )
 
     def _show(self, log: Any, start: int) -> int:
         entries, _ = ray.get(log.read.remote(start))

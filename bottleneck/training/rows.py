@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bottleneck.errors import ConfigError
+from bottleneck.spec import FeatureSpec
 from bottleneck.table.columns import row_group_rows
 from bottleneck.table.snapshot import Snapshot
 
@@ -24,9 +25,6 @@ DTYPES: dict[str, Any] = {
 #: Windows in memory: one that is worked on, the next that is being read, and one that holds all
 #: validation rows and stays.
 _WINDOWS_HELD = 3
-
-#: Rows converted at a time when all values of a split are summed up.
-_SUM_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,12 @@ class FeatureRows:
     @property
     def length(self) -> int:
         """Values of one row as held."""
-        spec = self.snapshot.spec
-        return spec.length if self.pool == "none" else spec.shape[-1]
+        return row_length(self.snapshot.spec, self.pool)
+
+
+def row_length(spec: FeatureSpec, pool: str) -> int:
+    """Returns how many values a row has as held: those of the map, or of its channels if pooled."""
+    return spec.length if pool == "none" else spec.shape[-1]
 
 
 def window_rows(length: int, dtype: str, memory_bytes: float, workers: int, total: int) -> int:

@@ -21,10 +21,13 @@ import pyarrow.parquet as pq
 from bottleneck.errors import ConfigError
 from bottleneck.table.columns import conform, row_group_rows, to_numpy
 from bottleneck.table.location import filesystem_of
-from bottleneck.training.rows import _SUM_ROWS, DTYPES, FeatureRows
+from bottleneck.training.rows import DTYPES, FeatureRows
 
-#: A window is dealt from at least this many chunks, so that each epoch mixes other rows.
-_CHUNKS_A_WINDOW = 8
+#: Minimum number of chunks that a window is dealt from, so that each epoch mixes other rows.
+_CHUNKS_PER_WINDOW = 8
+
+#: Rows converted at a time when all values of a split are summed up.
+_SUM_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class WindowReader:
         self._filesystem, self._root = filesystem_of(rows.snapshot.table_uri)
         self.whole = len(rows) <= window_rows
         self._window_rows = window_rows
-        self._edges = _chunk_edges(rows, max(1, window_rows // _CHUNKS_A_WINDOW))
+        self._edges = _chunk_edges(rows, max(1, window_rows // _CHUNKS_PER_WINDOW))
         self._kept: Window | None = None
 
     def windows(self, seed: Sequence[int] | None = None) -> Iterator[Window]:
@@ -162,9 +165,9 @@ class WindowReader:
             by_shard.setdefault(int(shard[begin]), []).append((begin, end))
         # A reader for each run of row groups: Parquet readers may not be shared by threads.
         work = [
-            (number, pieces[start : start + _GROUPS_A_TASK])
+            (number, pieces[start : start + _GROUPS_PER_TASK])
             for number, pieces in by_shard.items()
-            for start in range(0, len(pieces), _GROUPS_A_TASK)
+            for start in range(0, len(pieces), _GROUPS_PER_TASK)
         ]
 
         def read(task: tuple[int, list[tuple[int, int]]]) -> None:
@@ -215,7 +218,7 @@ class WindowReader:
         return values.astype(self._dtype, copy=False)
 
 
-_GROUPS_A_TASK = 8
+_GROUPS_PER_TASK = 8
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
