@@ -119,7 +119,7 @@ def _application(config: BackboneConfig, family: Family, weights: str | None) ->
         except ValueError as e:
             raise BackboneError(
                 f"Keras cannot build {config.name} with image_size {config.input_size} and alpha "
-                f"{config.alpha}: {one_line(e)}"
+                f"{config.alpha}: {one_line(e, kind=True)}"
             ) from e
 
 

@@ -68,7 +68,7 @@ def load_weights(model: Any, part: Any, path: Path, backbone: str) -> None:
         raise
     except Exception as e:
         # Keras, h5py and zipfile have no common exception for "this is not the file you think".
-        raise _unfit(path, backbone, one_line(e)) from e
+        raise _unfit(path, backbone, one_line(e, kind=True)) from e
     for name, weight in _weights_by_name(part).items():
         if not np.isfinite(weight.numpy()).all():
             raise _unfit(path, backbone, f"it gives no finite values for {name}")

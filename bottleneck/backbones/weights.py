@@ -73,7 +73,9 @@ def resolve_weights(uri: str, sha256: str | None = None) -> WeightsFile:
         file = WeightsFile(local, file_sha256(local))
     except Exception as e:
         # The stores behind fsspec raise whatever their client libraries do.
-        reason = "there is no such file" if isinstance(e, FileNotFoundError) else one_line(e)
+        reason = (
+            "there is no such file" if isinstance(e, FileNotFoundError) else one_line(e, kind=True)
+        )
         raise BackboneError(
             f"cannot read the weights file {redact_uri(uri)!r}: {reason}; give --weights a "
             "readable file or URI, or random:SEED"
@@ -202,9 +204,9 @@ def _keras_file(fname: str, origin: str, file_hash: str | None, backbone: str) -
             f" ({'sha256' if len(file_hash) == 64 else 'md5'} {file_hash})" if file_hash else ""
         )
         raise BackboneError(
-            f"cannot get the ImageNet weights of {backbone} from {origin}: {one_line(e)}; put the "
-            f"file {fname}{hashed} into {target.parent} on every node, or give --weights PATH (a "
-            "copy of it, any URI) or --weights random:SEED"
+            f"cannot get the ImageNet weights of {backbone} from {origin}: "
+            f"{one_line(e, kind=True)}; put the file {fname}{hashed} into {target.parent} on every "
+            "node, or give --weights PATH (a copy of it, any URI) or --weights random:SEED"
         ) from e
     return target
 

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 
 from bottleneck.cluster import nodes
-from bottleneck.console.redaction import redact_text
+from bottleneck.console.redaction import one_line
 from bottleneck.errors import BottleneckError, RunFailedError
 
 _log = logging.getLogger(__name__)
@@ -70,9 +70,7 @@ def task_error(error: BaseException) -> BottleneckError:
             return seen
         # Ray Data's own, as the cause of others, says nothing.
         error, seen = seen if str(seen).strip() else error, seen.__cause__
-    text = str(error).strip()
-    line = redact_text(text.splitlines()[-1])[:300] if text else ""
     return RunFailedError(
-        f"a worker failed: {type(error).__name__}: {line}; what was committed before stays, "
+        f"a worker failed: {one_line(error, 'last', kind=True)}; what was committed before stays, "
         "run again to continue"
     )

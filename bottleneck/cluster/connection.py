@@ -13,6 +13,7 @@ from typing import Any
 import ray
 
 from bottleneck.console.interruption import Interruption
+from bottleneck.console.redaction import one_line
 from bottleneck.errors import RunFailedError
 
 #: Starting a local Ray sometimes exceeds its own time limit on a loaded machine.
@@ -57,9 +58,9 @@ def _connect(address: str | None) -> None:
             ray.shutdown()
             if target != "local" or attempt + 1 == _START_ATTEMPTS:
                 what = "start an embedded Ray" if target == "local" else f"reach Ray at {target}"
-                reason = str(e).strip().splitlines()[0][:300] if str(e).strip() else repr(e)
                 raise RunFailedError(
-                    f"cannot {what}: {reason}; check --address and that the cluster is up"
+                    f"cannot {what}: {one_line(e, 'first')}; check --address and that the cluster "
+                    "is up"
                 ) from e
             time.sleep(2**attempt)
         else:

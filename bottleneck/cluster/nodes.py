@@ -13,7 +13,7 @@ import ray
 import yaml
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from bottleneck.console.redaction import redact_text
+from bottleneck.console.redaction import one_line
 
 _log = logging.getLogger(__name__)
 
@@ -64,8 +64,9 @@ def _node_types(alive: Sequence[Mapping[str, Any]]) -> dict[str, tuple[dict[str,
     try:
         types: dict[str, tuple[dict[str, float], int]] = ray.get(reading)
     except ray.exceptions.RayError as e:
-        reason = redact_text(str(e).strip().splitlines()[-1])[:300]
-        _log.warning("nodes that may be added are not known, only those that are up: %s", reason)
+        _log.warning(
+            "nodes that may be added are not known, only those that are up: %s", one_line(e, "last")
+        )
         return {}
     return types
 

@@ -15,6 +15,7 @@ import tyro
 import yaml
 
 from bottleneck.config.checks import field_names, flag_of
+from bottleneck.console.redaction import one_line
 from bottleneck.errors import ConfigError
 from bottleneck.storage import files, uris
 
@@ -96,8 +97,7 @@ def _read_config(config_type: type[Any], path: str) -> dict[str, Any]:
     try:
         values = yaml.load(files.read_bytes(uris.normalize_uri(path)), _Yaml)
     except yaml.YAMLError as e:
-        reason = " ".join(str(e).split())[:300]
-        raise ConfigError(f"{path} is not a YAML file: {reason}; mend it") from e
+        raise ConfigError(f"{path} is not a YAML file: {one_line(e)}; mend it") from e
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds no flags; it must consist of lines such as 'images: DIR'")
     allowed = field_names(config_type)

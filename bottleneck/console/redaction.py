@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 from urllib.parse import unquote
 
-from bottleneck.errors import SourceError
+from bottleneck.errors import BottleneckError
 
 # user:password@ in any URI, in chains such as simplecache::https://… too; a lone user name only in
 # http(s), where tokens are passed that way: abfss://container@account is no secret. A password may
@@ -24,10 +25,16 @@ _PARAMETER = re.compile(r"(?P<before>[?&#;])(?P<name>[^?&#;=]*)(?:=[^?&#;]*)?")
 _PARAMETER_IN_TEXT = re.compile(r"[?&]([^?&=\s]+)=[^&\s'\"<>|`]*")
 _URI_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>|`]+")
 
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
+
+# Length of the longest line that an exception may add to a message of ours, and of its end in it.
+_LINE_CHARS = 500
+_END_CHARS = 300
+
 
 def redact_uri(uri: str) -> str:
     """The URI as it may be printed or stored: no ``user:password@``, no signature, no token."""
-    return _without_parameters(_without_user(uri)) if "://" in uri else uri
+    return without_parameters(without_user(uri)) if "://" in uri else uri
 
 
 def redact_text(text: str) -> str:
@@ -35,7 +42,7 @@ def redact_text(text: str) -> str:
 
     Parameters that hold secrets are also taken out of paths without scheme and host.
     """
-    text = _URI_IN_TEXT.sub(lambda found: redact_uri(found[0]), _without_user(text))
+    text = _URI_IN_TEXT.sub(lambda found: redact_uri(found[0]), without_user(text))
     return _PARAMETER_IN_TEXT.sub(
         lambda found: "" if _SECRET_PARAMETER.search(unquote(found[1])) else found[0], text
     )
@@ -46,11 +53,13 @@ def has_password(uri: str) -> bool:
     return _USER_AND_PASSWORD.search(uri) is not None
 
 
-def _without_user(text: str) -> str:
+def without_user(text: str) -> str:
+    """Returns a text without the user names and passwords of the URIs in it."""
     return _HTTP_USER.sub(r"\1", _USER_AND_PASSWORD.sub(r"\1", text))
 
 
-def _without_parameters(uri: str) -> str:
+def without_parameters(uri: str) -> str:
+    """Returns a URI without those parameters that hold secrets."""
     end = re.search(r"[?#]", uri)
     if end is None:
         return uri
@@ -68,9 +77,36 @@ def _without_parameters(uri: str) -> str:
     )
 
 
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """An exception's message in one line of at most ``limit`` characters, with its kind."""
-    text = redact_text(" ".join(str(error).split()))
-    if isinstance(error, SourceError):
+def one_line(
+    error: BaseException | str,
+    part: Literal["whole", "first", "last"] = "whole",
+    *,
+    kind: bool = False,
+) -> str:
+    """Returns an exception's message as one line without secrets, for a message of ours.
+
+    Args:
+        error: The exception, or a library's message.
+        part: ``whole`` joins all lines. ``first`` takes what happened, where a library goes on with
+            details for its developers; ``last`` takes the cause, where it starts with a traceback.
+        kind: Whether the exception's class stands before its message. It is left out where the
+            message is one of ours, which says all itself.
+
+    Returns:
+        At most 500 characters, a longer line without its middle; the name of the exception's class
+        where there is no message.
+    """
+    lines = [line for line in _COLOR.sub("", str(error)).splitlines() if line.strip()]
+    if part != "whole":
+        lines = lines[:1] if part == "first" else lines[-1:]
+    text = redact_text(" ".join(" ".join(lines).split()))
+    if isinstance(error, BaseException) and (not text or kind):
+        name = type(error).__name__
+        if not text:
+            text = name
+        elif not isinstance(error, BottleneckError):
+            text = f"{name}: {text}"
+    if len(text) <= _LINE_CHARS:
         return text
-    return f"{type(error).__name__}: {text}"[:limit] if text else type(error).__name__
+    # What happened stands at the beginning, why at the end.
+    return f"{text[: _LINE_CHARS - _END_CHARS - 3]} … {text[-_END_CHARS:]}"

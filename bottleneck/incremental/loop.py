@@ -22,7 +22,7 @@ from bottleneck.config.flags import RunFlags
 from bottleneck.config.values import commit_interval
 from bottleneck.console.interruption import Interruption
 from bottleneck.console.progress import Progress
-from bottleneck.console.redaction import redact_text
+from bottleneck.console.redaction import one_line
 from bottleneck.errors import BottleneckError, ConflictError, RunFailedError, TableBusyError
 from bottleneck.images.statuses import OK, UNAVAILABLE
 from bottleneck.incremental.capacity import Capacity, StallWatch
@@ -282,8 +282,8 @@ class RunLoop:
                 raise calls.task_error(seen) from error
             if isinstance(seen, passing):
                 # What was lost stands at the beginning, why at the end.
-                what, *_, why = [*str(seen).strip().splitlines(), ""]
-                _log.warning("lost work: %s %s", what, redact_text(why.strip())[:300])
+                what, why = one_line(seen, "first"), one_line(seen, "last")
+                _log.warning("lost work: %s%s", what, f" {why}" if why != what else "")
                 return
             seen = seen.__cause__
         raise calls.task_error(error) from error

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bottleneck.console.redaction import redact_uri
+from bottleneck.console.redaction import one_line, redact_uri
 from bottleneck.errors import ModelError, SourceError
 from bottleneck.spec import FeatureSpec
 from bottleneck.storage.files import delete, exists, read_bytes, write_bytes
@@ -178,8 +178,7 @@ def load_keras(data: bytes) -> Any:
         try:
             return keras.saving.load_model(path, compile=False, safe_mode=True)
         except (ValueError, TypeError, OSError, KeyError, zipfile.BadZipFile) as e:
-            reason = " ".join(str(e).split())[:300]
-            raise ModelError(f"Keras cannot load the model: {reason}") from e
+            raise ModelError(f"Keras cannot load the model: {one_line(e)}") from e
 
 
 def keras_bytes(model: Any) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 
 from bottleneck.backbones.families import FAMILIES
 from bottleneck.backbones.weights import imagenet_file, keras_models_dir, resolve_weights
-from bottleneck.console.redaction import redact_uri
+from bottleneck.console.redaction import one_line, redact_uri
 from bottleneck.errors import BackboneError
 from bottleneck.storage.uris import normalize_uri
 
@@ -86,8 +86,8 @@ def imagenet_network(name: str, weights: str) -> tuple[Any, str]:
     try:
         network.load_weights(file.path)
     except (ValueError, OSError, KeyError) as e:
-        reason = " ".join(str(e).split())[:300]
         raise BackboneError(
-            f"the weights {redact_uri(weights)} do not fit {name} with its classifier: {reason}"
+            f"the weights {redact_uri(weights)} do not fit {name} with its classifier: "
+            f"{one_line(e)}"
         ) from e
     return network, f"sha256:{file.sha256}"

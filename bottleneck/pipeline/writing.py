@@ -20,7 +20,7 @@ import ray
 
 from bottleneck.cluster import nodes
 from bottleneck.cluster.calls import get_bounded
-from bottleneck.console.redaction import redact_text, redact_uri
+from bottleneck.console.redaction import one_line, redact_uri
 from bottleneck.errors import RunFailedError
 from bottleneck.pipeline.blocks import COST_SCHEMA, committable
 from bottleneck.table.location import filesystem_of
@@ -146,8 +146,7 @@ def _persist(table_uri: str, write: Callable[[], T]) -> T:
         except OSError as e:
             if e.errno in _FINAL_ERRNO or attempt + 1 == _WRITE_ATTEMPTS:
                 raise RunFailedError(
-                    f"cannot write a shard to {redact_uri(table_uri)}: "
-                    f"{redact_text(str(e).splitlines()[0])[:300]}; "
+                    f"cannot write a shard to {redact_uri(table_uri)}: {one_line(e, 'first')}; "
                     "what was committed before stays, make room or repair the storage and run again"
                 ) from e
             time.sleep(2**attempt)

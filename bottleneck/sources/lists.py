@@ -18,7 +18,7 @@ from typing import Any, cast
 import polars as pl
 import pyarrow as pa
 
-from bottleneck.console.redaction import redact_text, redact_uri
+from bottleneck.console.redaction import one_line, redact_uri
 from bottleneck.errors import SourceError
 from bottleneck.sources.rows import Tally
 from bottleneck.sources.rules import canonical_split
@@ -128,7 +128,7 @@ def read_rows(uri: str, required: str = "uri") -> pl.DataFrame:
         names = {"csv": "CSV", "parquet": "Parquet"}
         raise SourceError(
             f"{redact_uri(uri)} is not well-formed {names.get(extension, 'JSON Lines')}: "
-            f"{redact_text(' '.join(str(e).split()))[:300]}"
+            f"{one_line(e)}"
         ) from e
     if not frames or not sum(frame.height for frame in frames):
         raise SourceError(f"{redact_uri(uri)} lists no image; it must have a row an image")

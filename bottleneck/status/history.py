@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from bottleneck.console.formatting import format_bytes
-from bottleneck.console.redaction import redact_text, redact_uri
+from bottleneck.console.redaction import one_line, redact_uri
 from bottleneck.errors import TableError
 from bottleneck.images.statuses import OK, UNAVAILABLE
 from bottleneck.spec import PREFIX
@@ -270,10 +270,9 @@ def _count_statuses(snapshot: Snapshot) -> dict[str, int]:
             for counts in readers.map(count, [shard.path for shard in snapshot.shards]):
                 total.update({entry["values"]: entry["counts"] for entry in counts})
     except OSError as e:
-        reason = str(e).splitlines()[0][:300] if str(e) else type(e).__name__
         raise TableError(
             f"cannot read version {snapshot.version} of {redact_uri(snapshot.table_uri)}: "
-            f"{redact_text(reason)}; check the credentials, or run again if a vacuum was under way"
+            f"{one_line(e, 'first')}; check the credentials, or run again if a vacuum was under way"
         ) from e
     return dict(sorted(total.items()))
 

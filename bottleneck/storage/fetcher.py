@@ -16,10 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bottleneck.console.redaction import redact_text, redact_uri
+from bottleneck.console.redaction import redact_uri
 from bottleneck.errors import SourceError
 from bottleneck.images.statuses import MISSING, TOO_LARGE, TRUNCATED, UNAVAILABLE, UNREADABLE
-from bottleneck.storage.files import filesystem_of, root_cause, stat_of_info
+from bottleneck.storage.files import filesystem_of, reason_of, root_cause, stat_of_info
 from bottleneck.storage.fingerprints import (
     is_from_list,
     member_fingerprint,
@@ -260,8 +260,6 @@ def _failed(uri: str, error: Exception) -> Fetched:
         return Fetched(status=_STATUS_OF_KIND.get(problem.kind, UNAVAILABLE), error=problem.detail)
     error = root_cause(error)
     http_status = getattr(error, "status", None)
-    reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-    reason = redact_text(str(reason).split("\n", 1)[0])[:300]
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return Fetched(status=MISSING, error="No such file")
     if isinstance(http_status, int):
@@ -270,7 +268,7 @@ def _failed(uri: str, error: Exception) -> Fetched:
     permanent = isinstance(error, IsADirectoryError | ValueError | ImportError)
     if is_local(uri) and isinstance(error, OSError):
         permanent = error.errno not in _TRANSIENT_ERRNO
-    return Fetched(status=UNREADABLE if permanent else UNAVAILABLE, error=reason)
+    return Fetched(status=UNREADABLE if permanent else UNAVAILABLE, error=reason_of(error))
 
 
 def _is_denied(uri: str, error: Exception) -> bool:

@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from bottleneck.console.redaction import redact_text, redact_uri
+from bottleneck.console.redaction import one_line, redact_uri
 from bottleneck.errors import SourceError
 from bottleneck.storage.fingerprints import etag_fingerprint, mtime_fingerprint, object_fingerprint
 from bottleneck.storage.object_stores import StoreOptions, open_store, source_error
@@ -217,9 +217,13 @@ def file_error(uri: str, error: Exception) -> SourceError:
         return SourceError(f"{shown} may not be accessed: permission denied")
     if isinstance(error, IsADirectoryError):
         return SourceError(f"{shown} is a folder where a file is expected")
-    reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-    reason = redact_text(str(reason).splitlines()[0])[:300]
-    return SourceError(f"{shown} cannot be used ({reason})")
+    return SourceError(f"{shown} cannot be used ({reason_of(error)})")
+
+
+def reason_of(error: Exception) -> str:
+    """Returns in one line why a file could not be used: the system's words, where it gave any."""
+    told = getattr(error, "strerror", None)
+    return one_line(str(told), "first") if told else one_line(error, "first", kind=True)
 
 
 def root_cause(error: Exception) -> Exception:

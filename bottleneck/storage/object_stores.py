@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from bottleneck.console.redaction import has_password, redact_text, redact_uri
+from bottleneck.console.redaction import has_password, one_line, redact_uri
 from bottleneck.errors import SourceError
 from bottleneck.storage.uris import scheme_of
 
@@ -180,8 +180,8 @@ def _new_store(root: str, options: StoreOptions) -> ObjectStore:
         raise
     except Exception as e:
         raise SourceError(
-            f"no client can be made for {redact_uri(root)}: {_first_line(e)}; check the bucket's "
-            "name and the AWS_*, GOOGLE_* or AZURE_* environment variables"
+            f"no client can be made for {redact_uri(root)}: {one_line(e, 'first')}; check the "
+            "bucket's name and the AWS_*, GOOGLE_* or AZURE_* environment variables"
         ) from e
 
 
@@ -230,10 +230,6 @@ def _is_true(variable: str) -> bool:
     return os.environ.get(variable, "").strip().lower() in {"1", "true", "yes", "on"}
 
 
-def _first_line(error: BaseException) -> str:
-    return redact_text(str(error).strip().split("\n", 1)[0])[:300]
-
-
 def explain(error: BaseException) -> Problem:
     """Sorts an obstore exception by what it means for the object that was asked for."""
     text = str(error)
@@ -241,7 +237,7 @@ def explain(error: BaseException) -> Problem:
     status = int(status_match.group(1)) if status_match else None
     code = code_match.group(1) if code_match else ""
     reason = code or (status_match.group(2) or "" if status_match else "")
-    detail = f"HTTP {status} {reason}".strip() if status else _first_line(error)
+    detail = f"HTTP {status} {reason}".strip() if status else one_line(error, "first")
     if retried := _RETRIES.search(text):
         detail = f"{detail} after {retried.group(1)} retries"
     if kind := _kind_of_answer(status, code):
@@ -249,7 +245,7 @@ def explain(error: BaseException) -> Problem:
     if isinstance(error, FileNotFoundError):
         return Problem("missing", detail if status else "not found")
     if type(error).__name__ == "InvalidPathError" or isinstance(error, ValueError):
-        return Problem("bad_name", _first_line(error))
+        return Problem("bad_name", one_line(error, "first"))
     return _no_answer(text, detail)
 
 

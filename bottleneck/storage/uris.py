@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote
 
-from bottleneck.console.redaction import _without_parameters, _without_user, redact_uri
+from bottleneck.console.redaction import redact_uri, without_parameters, without_user
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "azure": "az"}
@@ -113,5 +113,5 @@ def identity_of(written: str, uri: str) -> str:
         written: the URI as the list has it, which may be relative.
         uri: the same, normalised.
     """
-    named = _without_user(written)
-    return named if is_local(uri) or is_object_store(uri) else _without_parameters(named)
+    named = without_user(written)
+    return named if is_local(uri) or is_object_store(uri) else without_parameters(named)

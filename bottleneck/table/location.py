@@ -13,7 +13,7 @@ import pyarrow.fs as pafs
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from bottleneck.console.redaction import redact_text, redact_uri
+from bottleneck.console.redaction import one_line, redact_uri
 from bottleneck.errors import TableError
 from bottleneck.storage.object_stores import unsafe
 from bottleneck.storage.uris import is_local, local_path, split_object_uri
@@ -34,7 +34,7 @@ def filesystem_of(uri: str) -> tuple[Any, str]:
         filesystem, path = pafs.FileSystem.from_uri(root)
     except (OSError, ValueError, pa.ArrowException) as e:
         raise TableError(
-            f"{redact_uri(uri)} is not an address that a table can have ({_whole_message(e)}); "
+            f"{redact_uri(uri)} is not an address that a table can have ({one_line(e)}); "
             "allowed: a local folder, s3://, gs:// or abfs://"
         ) from e
     return filesystem, f"{path.rstrip('/')}/{key}".rstrip("/")
@@ -114,13 +114,6 @@ def reading(uri: str) -> Iterator[None]:
 def unreachable(uri: str, error: Exception) -> str:
     """Returns the one line for storage that refused, in words of ours."""
     return (
-        f"cannot use the table at {redact_uri(uri)}: {_whole_message(error)}; "
+        f"cannot use the table at {redact_uri(uri)}: {one_line(error)}; "
         "check the address, the credentials and that the place may be written"
     )
-
-
-def _whole_message(error: BaseException) -> str:
-    """The whole message, whose cause delta-rs puts on later lines, on one."""
-    text = redact_text(" ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split()))
-    # What happened stands at the beginning, why at the end.
-    return f"{text[:200]} … {text[-300:]}" if len(text) > 550 else text or type(error).__name__

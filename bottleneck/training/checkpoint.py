@@ -77,8 +77,8 @@ class Checkpoint:
             zipfile.BadZipFile,
         ) as e:  # fmt: skip
             raise ModelError(
-                f"the checkpoint of the stopped training cannot be read: {one_line(e)}; start anew "
-                "with --overwrite"
+                "the checkpoint of the stopped training cannot be read: "
+                f"{one_line(e, kind=True)}; start anew with --overwrite"
             ) from e
 
 

@@ -20,7 +20,7 @@ from bottleneck.cluster.worker_sizing import size_workers
 from bottleneck.config.values import worker_range
 from bottleneck.console import logs
 from bottleneck.console.interruption import InterruptedRunError
-from bottleneck.console.redaction import redact_text
+from bottleneck.console.redaction import one_line
 from bottleneck.errors import RunFailedError
 from bottleneck.evaluation.evaluate import evaluate, max_evaluated_rows
 from bottleneck.evaluation.figures import Evaluation
@@ -235,9 +235,7 @@ class _Fitting:
 def _failure(error: BaseException) -> RunFailedError:
     failures = getattr(error, "worker_failures", None) or {}
     first = next(iter(failures.values()), error)
-    lines = [line for line in str(first).strip().splitlines() if line.strip()]
-    reason = redact_text(lines[-1])[:300] if lines else ""
     return RunFailedError(
-        f"the training failed: {type(first).__name__}: {reason}; "
+        f"the training failed: {one_line(first, 'last', kind=True)}; "
         "finished epochs are kept, go on with --resume"
     )

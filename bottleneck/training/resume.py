@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from bottleneck.console.redaction import redact_text, redact_uri
+from bottleneck.console.redaction import one_line, redact_uri
 from bottleneck.errors import ConfigError, ModelError
 from bottleneck.models import files
 from bottleneck.storage.files import exists, read_bytes, write_bytes
@@ -129,7 +129,7 @@ def discard(model_uri: str) -> None:
     except OSError as e:
         raise ModelError(
             f"cannot delete the checkpoints at {redact_uri(_unfinished(model_uri))}: "
-            f"{redact_text(str(e).splitlines()[0])[:300]}; delete that folder"
+            f"{one_line(e, 'first')}; delete that folder"
         ) from e
 
 
