@@ -18,9 +18,9 @@ from bottleneck.backbones.precision import detect_hardware, resolve_precision
 from bottleneck.backbones.runtime import (
     Features,
     Images,
-    _require_exact_float32,
     compiled,
     configure_backend,
+    require_exact_float32,
 )
 from bottleneck.errors import BackboneError
 from bottleneck.images.options import DecodeOptions
@@ -74,7 +74,7 @@ class Backbone:
 
         configure_backend(threads)
         self.precision = resolve_precision(config.precision, detect_hardware())
-        _require_exact_float32(self.precision)
+        require_exact_float32(self.precision)
         built = build_model(config, self.precision)
         self.model = built.model
         self.layer, self.weights_digest = built.layer, built.weights_digest

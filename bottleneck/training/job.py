@@ -20,13 +20,12 @@ from bottleneck.console.interruption import Interruption
 from bottleneck.console.redaction import redact_uri
 from bottleneck.errors import ConfigError
 from bottleneck.images.options import DecodeOptions
-from bottleneck.models.heads import HeadConfig
 from bottleneck.pipeline import probe
 from bottleneck.storage.uris import normalize_uri
 from bottleneck.table.snapshot import Snapshot
 from bottleneck.table.table import FeaturesTable
-from bottleneck.training.config import TrainConfig, given_weights
-from bottleneck.training.fit_config import FitConfig
+from bottleneck.training.config import TrainConfig
+from bottleneck.training.fit_config import fit_config
 from bottleneck.training.model_writing import TrainedModel, write_model
 from bottleneck.training.ray_train import TrainingRun
 from bottleneck.training.resume import (
@@ -72,8 +71,8 @@ def train(config: TrainConfig) -> TrainSummary:
         connection.connect(config.address, interruption)
         backbone = backbone_of(snapshot.spec, config.weights)
         _require_weights(snapshot, backbone)
-        dtype, window = _memory(config, snapshot, rows)
-        fit = _fit_config(config, snapshot, rows, dtype)
+        dtype, window = _hold(config, snapshot, rows)
+        fit = fit_config(config, snapshot.spec, rows, dtype)
         # Refuses what the cluster has no room for before anything is written.
         run = TrainingRun(config, model_uri, snapshot, rows, fit, window)
         settings = settings_of(snapshot, rows, fit)
@@ -148,8 +147,12 @@ def _require_weights(snapshot: Snapshot, backbone: BackboneConfig) -> None:
     require_same_weights(spec, found.spec)
 
 
-def _memory(config: TrainConfig, snapshot: Snapshot, rows: LabelledRows) -> tuple[str, int]:
-    """Decides how features are held and how many at a time."""
+def _hold(config: TrainConfig, snapshot: Snapshot, rows: LabelledRows) -> tuple[str, int]:
+    """Decides how features are held in memory.
+
+    Returns:
+        Their dtype, and how many rows are held at a time.
+    """
     length = row_length(snapshot.spec, config.pool)
     held = int((rows.split != SPLITS.index("test")).sum())
     low, _ = worker_range(config.workers)
@@ -165,56 +168,3 @@ def _memory(config: TrainConfig, snapshot: Snapshot, rows: LabelledRows) -> tupl
     if 4 * length * held <= config.memory_gb * 1e9 * low:
         return "float32", held
     return "float16", window("float16")
-
-
-def _fit_config(
-    config: TrainConfig, snapshot: Snapshot, rows: LabelledRows, dtype: str
-) -> FitConfig:
-    settings = config.head_settings
-    head = HeadConfig(
-        shape=snapshot.spec.shape,
-        classes=len(rows.labels),
-        hidden=settings.hidden,
-        pool=config.pool,
-        dropout=settings.dropout,
-        l2=settings.l2,
-        standardize=settings.standardize,
-        binary=config.binary,
-        seed=config.seed,
-    )
-    if config.pool != "none" and len(head.shape) != 3:
-        raise ConfigError(
-            f"--pool {config.pool} needs a map and the table's features are vectors of shape "
-            f"{head.shape}; drop --pool"
-        )
-    return FitConfig(
-        head=head,
-        optimizer=settings.optimizer,
-        learning_rate=settings.learning_rate,
-        schedule=config.schedule,
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        class_weights=_class_weights(config.class_weights, rows),
-        monitor=config.monitor,
-        patience=settings.patience,
-        seed=config.seed,
-        dtype=dtype,
-        total_rows=int(rows.counts("train").sum()),
-    )
-
-
-def _class_weights(text: str, rows: LabelledRows) -> tuple[float, ...]:
-    if text == "balanced":
-        counts = rows.counts("train")
-        present = max(1, int((counts > 0).sum()))
-        return tuple(
-            float(counts.sum()) / (present * int(count)) if count else 1.0 for count in counts
-        )
-    given = given_weights(text) or {}
-    unknown = sorted(set(given) - set(rows.labels))
-    if unknown:
-        raise ConfigError(
-            f"--class-weights names the label {unknown[0]!r}, which the table does not have; "
-            f"its labels are {', '.join(rows.labels[:10])}{', …' if len(rows.labels) > 10 else ''}"
-        )
-    return tuple(given.get(label, 1.0) for label in rows.labels)
