@@ -25,7 +25,8 @@ from bottleneck.errors import SourceError
 from bottleneck.sources.rows import Tally, page_frame
 from bottleneck.storage.files import file_error, filesystem_of, stat_of_info
 from bottleneck.storage.fingerprints import mtime_fingerprint, object_fingerprints
-from bottleneck.storage.object_stores import StoreOptions, open_store, source_error
+from bottleneck.storage.object_errors import source_error
+from bottleneck.storage.object_stores import StoreOptions, open_store
 from bottleneck.storage.uris import is_local, is_object_store, local_path, split_object_uri
 
 if TYPE_CHECKING:

@@ -26,7 +26,8 @@ from bottleneck.storage.fingerprints import (
     mtime_fingerprint,
     object_fingerprint,
 )
-from bottleneck.storage.object_stores import StoreOptions, explain, open_store
+from bottleneck.storage.object_errors import explain
+from bottleneck.storage.object_stores import StoreOptions, open_store
 from bottleneck.storage.uris import is_local, is_object_store, local_path, split_object_uri
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from typing import Any, BinaryIO
 from bottleneck.console.redaction import one_line, redact_uri
 from bottleneck.errors import SourceError
 from bottleneck.storage.fingerprints import etag_fingerprint, mtime_fingerprint, object_fingerprint
-from bottleneck.storage.object_stores import StoreOptions, open_store, source_error
+from bottleneck.storage.object_errors import source_error
+from bottleneck.storage.object_stores import StoreOptions, open_store
 from bottleneck.storage.uris import is_local, is_object_store, local_path, split_object_uri
 
 _WHOLE_FILES = StoreOptions(whole_files=True)
