@@ -26,7 +26,7 @@ from results import CommonSettings, Result
 
 from bottleneck.spec import FeatureSpec
 from bottleneck.table.columns import SCHEMA, features_array
-from bottleneck.table.location import filesystem_of
+from bottleneck.table.location import arrow_filesystem
 from bottleneck.table.shards import write_shard
 from bottleneck.table.snapshot import Snapshot
 from bottleneck.table.table import FeaturesTable
@@ -129,7 +129,7 @@ def _turn(settings: Settings, uri: str, name: str, batch_size: int) -> dict[str,
 def _write_table(uri: str, count: int) -> None:
     """Writes sparse maps as VGG16's are, a quarter of the values positive."""
     table = FeaturesTable.create(uri, _SPEC)
-    filesystem, root = filesystem_of(uri)
+    filesystem, root = arrow_filesystem(uri)
     drawn = np.random.default_rng(0)
     shards = []
     for start in range(0, count, 1000):

@@ -16,7 +16,7 @@ import polars as pl
 from PIL import Image, ImageOps
 
 from bottleneck.table.columns import to_numpy
-from bottleneck.table.location import filesystem_of
+from bottleneck.table.location import arrow_filesystem
 from bottleneck.table.shards import read_row_groups
 from bottleneck.table.snapshot import Snapshot, read_identities
 from bottleneck.table.table import FeaturesTable
@@ -37,7 +37,7 @@ def read_features(snapshot: Snapshot, limit: int = _MAX_ROWS) -> tuple[list[str]
     Returns:
         Images, and (N, L) float32 features in their order.
     """
-    filesystem, root = filesystem_of(snapshot.table_uri)
+    filesystem, root = arrow_filesystem(snapshot.table_uri)
     images: list[str] = []
     features: list[Features] = []
     for shard in snapshot.shards:

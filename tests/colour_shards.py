@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from bottleneck.table import shards
 from bottleneck.table.columns import SCHEMA
-from bottleneck.table.location import filesystem_of
+from bottleneck.table.location import arrow_filesystem
 from bottleneck.table.shards import Shard
 
 
@@ -20,7 +20,7 @@ def put(uri: str, *images: str) -> Shard:
     rows = pa.table(
         [images, *[[None] * count] * 6, ["ok"] * count, [None] * count, features], schema=SCHEMA
     )
-    filesystem, root = filesystem_of(uri)
+    filesystem, root = arrow_filesystem(uri)
     shard = shards.write_shard(filesystem, root, 3, [rows])
     assert shard is not None
     return shard

@@ -15,7 +15,7 @@ import pyarrow as pa
 from PIL import Image
 
 from bottleneck.table import shards
-from bottleneck.table.location import filesystem_of
+from bottleneck.table.location import arrow_filesystem
 from bottleneck.table.snapshot import Snapshot
 from bottleneck.table.table import FeaturesTable
 
@@ -56,7 +56,7 @@ def read(uri: str, version: int | None = None) -> list[dict[str, Any]]:
 
 def read_snapshot(snapshot: Snapshot) -> list[dict[str, Any]]:
     """All rows of a snapshot, sorted by image."""
-    filesystem, root = filesystem_of(snapshot.table_uri)
+    filesystem, root = arrow_filesystem(snapshot.table_uri)
     tables = [
         table
         for shard in snapshot.shards

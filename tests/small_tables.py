@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from bottleneck.spec import FeatureSpec
 from bottleneck.table.columns import SCHEMA, features_array
-from bottleneck.table.location import filesystem_of
+from bottleneck.table.location import arrow_filesystem
 from bottleneck.table.shards import Shard, read_columns, write_shard
 from bottleneck.table.snapshot import Snapshot
 from bottleneck.table.table import FeaturesTable
@@ -88,7 +88,7 @@ def add_rows(
     arrays = [pa.array(column, SCHEMA.field(name).type) for name, column in columns.items()]
     features = features_array(values[ok].reshape(int(ok.sum()), -1), ok)
     rows = pa.table([*arrays, features], schema=SCHEMA)
-    filesystem, root = filesystem_of(table.uri)
+    filesystem, root = arrow_filesystem(table.uri)
     length = int(np.prod(values.shape[1:]))
     written: list[Shard] = []
     begin = 0
@@ -102,7 +102,7 @@ def add_rows(
 
 def images_of(snapshot: Snapshot) -> list[list[str]]:
     """The images of each shard, in the snapshot's order."""
-    filesystem, root = filesystem_of(snapshot.table_uri)
+    filesystem, root = arrow_filesystem(snapshot.table_uri)
     return [
         read_columns(filesystem, root, shard.path, ["image"])["image"].to_pylist()
         for shard in snapshot.shards

@@ -34,7 +34,7 @@ from bottleneck.models.heads import HeadConfig, build_head, class_probabilities
 from bottleneck.models.imagenet import imagenet_labels
 from bottleneck.prediction.scoring import _spread, score_predictions
 from bottleneck.spec import FeatureSpec, PredictionSpec, require_equal
-from bottleneck.table.location import filesystem_of
+from bottleneck.table.location import arrow_filesystem
 from bottleneck.table.schemas import PREDICTIONS
 from bottleneck.table.shards import write_shard
 from bottleneck.table.snapshot import Snapshot
@@ -392,7 +392,7 @@ ROWS: list[Row] = [
 def write_predictions(uri: str, rows: Sequence[Row], shards: Sequence[int]) -> Snapshot:
     """Writes a table of predictions; a row without any has failed."""
     table = PredictionsTable.create(uri, OF_PREDICTIONS)
-    filesystem, root = filesystem_of(uri)
+    filesystem, root = arrow_filesystem(uri)
     written, begin = [], 0
     for size in shards:
         columns: dict[str, list[Any]] = {name: [] for name in PREDICTIONS.names}

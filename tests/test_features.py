@@ -28,7 +28,7 @@ from bottleneck.errors import ConflictError, TableError
 from bottleneck.spec import FeatureSpec
 from bottleneck.table import log, shards
 from bottleneck.table.columns import SCHEMA
-from bottleneck.table.location import filesystem_of
+from bottleneck.table.location import arrow_filesystem
 from bottleneck.table.log import TableLog
 from bottleneck.table.snapshot import Snapshot
 from bottleneck.table.table import FeaturesTable
@@ -51,7 +51,7 @@ LOG_PUT = r"^PUT /[^?]*/_delta_log/\d+\.json"
 
 
 def images(snapshot: Snapshot) -> list[str]:
-    filesystem, root = filesystem_of(snapshot.table_uri)
+    filesystem, root = arrow_filesystem(snapshot.table_uri)
     return sorted(
         image
         for shard in snapshot.shards
@@ -686,7 +686,7 @@ def test_every_reader_sees_the_same_rows(table: FeaturesTable) -> None:
         [["x"], ["cat"], ["test"], ["f"], [None], [None], [None], ["empty"], ["0 bytes"], [None]],
         schema=SCHEMA,
     )
-    filesystem, root = filesystem_of(table.uri)
+    filesystem, root = arrow_filesystem(table.uri)
     failed = shards.write_shard(filesystem, root, 3, [rows])
     assert failed is not None
     put(table.uri, "an orphan that no reader may see")

@@ -68,7 +68,7 @@ from bottleneck.status.history import Run, Size, Status
 from bottleneck.storage.fetcher import Fetcher, FetchRequest
 from bottleneck.storage.files import read_bytes
 from bottleneck.storage.object_stores import StoreOptions, open_store
-from bottleneck.table.location import filesystem_of
+from bottleneck.table.location import arrow_filesystem
 from bottleneck.table.table import FeaturesTable
 from bottleneck.training.checkpoint import Checkpoint
 from bottleneck.training.config import TrainConfig, as_flags
@@ -139,7 +139,7 @@ def test_an_object_store_s_address_holds_no_password(scheme: str) -> None:
     for error, use in (
         (SourceError, list_images),
         (SourceError, read_bytes),
-        (TableError, filesystem_of),
+        (TableError, arrow_filesystem),
         (TableError, FeaturesTable.find),
     ):
         with pytest.raises(error) as caught:
@@ -210,7 +210,7 @@ USES: dict[str, tuple[type[BottleneckError], Callable[[], object]]] = {
     "images": (SourceError, lambda: list_images("s3://lake/photos")),
     "one file": (SourceError, lambda: read_bytes("s3://lake/list.csv")),
     "weights": (BackboneError, lambda: resolve_weights("s3://lake/w.h5")),
-    "shards": (TableError, lambda: filesystem_of("s3://lake/table")),
+    "shards": (TableError, lambda: arrow_filesystem("s3://lake/table")),
     "log": (TableError, lambda: FeaturesTable.find("s3://lake/table")),
 }
 
@@ -243,7 +243,7 @@ def test_plain_http_is_used_where_it_is_asked_for(aws: pytest.MonkeyPatch, use: 
         aws.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
         aws.setenv("AWS_ALLOW_HTTP", "true")
         if use == "shards":
-            filesystem, root = filesystem_of("s3://lake/table")
+            filesystem, root = arrow_filesystem("s3://lake/table")
             with pytest.raises(OSError, match="ACCESS_DENIED"):
                 filesystem.get_file_info(root)
         else:
@@ -288,7 +288,7 @@ def test_tls_is_the_default(aws: pytest.MonkeyPatch) -> None:
         # pyarrow knows no proxy; of an endpoint without a scheme its default shows.
         heard.clear()
         aws.setenv("AWS_ENDPOINT_URL", f"127.0.0.1:{port}")
-        filesystem, root = filesystem_of("s3://lake/table")
+        filesystem, root = arrow_filesystem("s3://lake/table")
         with pytest.raises(OSError, match=r"SSL connect error|TLS"):
             filesystem.get_file_info(root)
         # A TLS record of a handshake.

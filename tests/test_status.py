@@ -24,7 +24,7 @@ from bottleneck.status.charts import draw, page
 from bottleneck.status.config import StatusConfig
 from bottleneck.status.history import Run, Size, Status, table_status
 from bottleneck.table.columns import SCHEMA, features_array
-from bottleneck.table.location import filesystem_of
+from bottleneck.table.location import arrow_filesystem
 from bottleneck.table.shards import Shard, write_shard
 from bottleneck.table.table import FeaturesTable
 
@@ -53,7 +53,7 @@ def put(uri: str, **statuses: str) -> Shard:
     columns |= {"image": list(statuses), "status": list(statuses.values())}
     arrays = [pa.array(values, SCHEMA.field(name).type) for name, values in columns.items()]
     features = features_array(np.ones((int(ok.sum()), 3), np.float32), ok)
-    filesystem, root = filesystem_of(uri)
+    filesystem, root = arrow_filesystem(uri)
     shard = write_shard(filesystem, root, 3, [pa.table([*arrays, features], schema=SCHEMA)])
     assert shard is not None
     return shard

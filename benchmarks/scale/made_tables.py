@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from bottleneck.spec import FeatureSpec
 from bottleneck.table.columns import SCHEMA, features_array
-from bottleneck.table.location import filesystem_of
+from bottleneck.table.location import arrow_filesystem
 from bottleneck.table.shards import Shard, write_shard
 from bottleneck.table.snapshot import Snapshot
 from bottleneck.table.table import FeaturesTable
@@ -163,7 +163,7 @@ def write(uri: str, spec: FeatureSpec, images: Images, *, length: int = 1) -> Sh
         length: Values that each row has for features. Fewer than they should be change the size
             of the file and nothing that a plan looks at.
     """
-    filesystem, root = filesystem_of(uri)
+    filesystem, root = arrow_filesystem(uri)
     shard = write_shard(filesystem, root, spec.length, [_rows(images, length)])
     assert shard is not None
     return shard

@@ -23,7 +23,7 @@ from bottleneck.cluster.calls import get_bounded
 from bottleneck.console.redaction import one_line, redact_uri
 from bottleneck.errors import RunFailedError
 from bottleneck.pipeline.blocks import COST_SCHEMA, committable
-from bottleneck.table.location import filesystem_of
+from bottleneck.table.location import arrow_filesystem
 from bottleneck.table.merging import merge_shards, ordered_runs
 from bottleneck.table.schemas import RowFormat
 from bottleneck.table.shards import Shard, write_shard
@@ -66,7 +66,7 @@ def write_blocks(table_uri: str, rows: RowFormat, *blocks: pa.Table) -> Written:
     kept = [committable(block) for block in blocks]
     held = [block.select(rows.schema.names).cast(rows.schema) for block in kept]
     runs = list(ordered_runs([block["image"] for block in held]))
-    filesystem, root = filesystem_of(table_uri)
+    filesystem, root = arrow_filesystem(table_uri)
     shard = _persist(
         table_uri,
         lambda: write_shard(
@@ -105,7 +105,7 @@ def merge(
     replace: Mapping[str, Mapping[str, Mapping[str, str | None]]],
 ) -> Shard | None:
     """Runs :func:`bottleneck.table.merging.merge_shards` on a worker."""
-    filesystem, root = filesystem_of(table_uri)
+    filesystem, root = arrow_filesystem(table_uri)
     return _persist(
         table_uri,
         lambda: merge_shards(

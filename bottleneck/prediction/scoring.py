@@ -14,7 +14,7 @@ from bottleneck.evaluation.evaluate import evaluate, max_evaluated_rows
 from bottleneck.evaluation.figures import Evaluation
 from bottleneck.images.statuses import OK
 from bottleneck.table import shards
-from bottleneck.table.location import filesystem_of, reading
+from bottleneck.table.location import arrow_filesystem, reading
 from bottleneck.table.snapshot import Snapshot
 
 _COLUMNS = ("image", "label", "status", "predicted", "probability")
@@ -54,7 +54,7 @@ def score_predictions(snapshot: Snapshot, labels: Sequence[str], mistakes: int) 
     Raises:
         TableError: A shard cannot be read.
     """
-    filesystem, root = filesystem_of(snapshot.table_uri)
+    filesystem, root = arrow_filesystem(snapshot.table_uri)
     frames = []
     for number, shard in enumerate(snapshot.shards):
         with reading(snapshot.table_uri):
@@ -100,7 +100,7 @@ def _evaluation(snapshot: Snapshot, rows: pl.DataFrame, labels: Sequence[str]) -
     classes = {label: number for number, label in enumerate(labels)}
     probabilities = np.empty((len(rows), len(labels)), np.float32)
     truth = np.empty(len(rows), np.int64)
-    filesystem, root = filesystem_of(snapshot.table_uri)
+    filesystem, root = arrow_filesystem(snapshot.table_uri)
     done = 0
     for (number,), part in rows.sort("shard", "row").group_by("shard", maintain_order=True):
         path = snapshot.shards[int(number)].path

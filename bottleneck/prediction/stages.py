@@ -18,7 +18,7 @@ from bottleneck.pipeline.blocks import pixels_of, with_inference_time
 from bottleneck.pipeline.fetching import fetch_and_decode
 from bottleneck.pipeline.stages import PipelineConfig
 from bottleneck.table.columns import conform, to_numpy
-from bottleneck.table.location import filesystem_of
+from bottleneck.table.location import arrow_filesystem
 from bottleneck.table.schemas import FIELDS, IDENTITY
 
 
@@ -148,7 +148,7 @@ def read_features(work: pa.Table, *, config: FeaturePredictions) -> Iterator[pa.
     Yields:
         Blocks with the identity columns, `features` and what they cost.
     """
-    filesystem, root = filesystem_of(config.table_uri)
+    filesystem, root = arrow_filesystem(config.table_uri)
     names = [field.name for field in IDENTITY]
     for path in dict.fromkeys(work["uri"].to_pylist()):
         part = work.filter(pa.compute.equal(work["uri"], path))

@@ -26,7 +26,7 @@ from bottleneck.console.redaction import redact_uri
 from bottleneck.errors import SourceError
 from bottleneck.sources.rows import Tally, sift
 from bottleneck.sources.rules import Rules, canonical_split, with_layout
-from bottleneck.storage.files import file_error, filesystem_of
+from bottleneck.storage.files import file_error, fsspec_filesystem
 from bottleneck.storage.fingerprints import (
     etag_of,
     first_bytes_of,
@@ -283,7 +283,7 @@ class _RemoteArchive(io.RawIOBase):
 
 def _read_range(archive: Archive, start: int, end: int) -> bytes:
     if not is_object_store(archive.uri):
-        filesystem, path = filesystem_of(archive.uri)
+        filesystem, path = fsspec_filesystem(archive.uri)
         return bytes(filesystem.cat_file(path, start=start, end=end))
     root, key = split_object_uri(archive.uri)
     options: Any = {"range": (start, end)}

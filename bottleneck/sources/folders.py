@@ -23,7 +23,7 @@ import pyarrow as pa
 from bottleneck.console.redaction import redact_uri
 from bottleneck.errors import SourceError
 from bottleneck.sources.rows import Tally, page_frame
-from bottleneck.storage.files import file_error, filesystem_of, stat_of_info
+from bottleneck.storage.files import file_error, fsspec_filesystem, stat_of_info
 from bottleneck.storage.fingerprints import mtime_fingerprint, object_fingerprints
 from bottleneck.storage.object_errors import source_error
 from bottleneck.storage.object_stores import StoreOptions, open_store
@@ -128,7 +128,7 @@ def _look_at(entry: os.DirEntry[str], tally: Tally) -> os.stat_result | None:
 
 def _list_other(uri: str, tally: Tally) -> Iterator[pl.DataFrame]:
     try:
-        filesystem, root = filesystem_of(uri)
+        filesystem, root = fsspec_filesystem(uri)
         found: dict[str, dict[str, Any]] = filesystem.find(root, detail=True)
         exists = bool(found) or filesystem.exists(root)
     except Exception as e:

@@ -24,7 +24,7 @@ from bottleneck.images.statuses import OK, UNAVAILABLE
 from bottleneck.spec import PREFIX
 from bottleneck.status.config import StatusConfig
 from bottleneck.storage.uris import normalize_uri
-from bottleneck.table.location import filesystem_of
+from bottleneck.table.location import arrow_filesystem
 from bottleneck.table.shards import read_columns
 from bottleneck.table.snapshot import Snapshot
 from bottleneck.table.table import CommitRecord, FeaturesTable
@@ -257,7 +257,7 @@ def _sizes(table: FeaturesTable, runs: Sequence[Sequence[CommitRecord]]) -> dict
 
 
 def _count_statuses(snapshot: Snapshot) -> dict[str, int]:
-    filesystem, root = filesystem_of(snapshot.table_uri)
+    filesystem, root = arrow_filesystem(snapshot.table_uri)
 
     def count(path: str) -> list[dict[str, Any]]:
         column = read_columns(filesystem, root, path, ["status"])["status"]

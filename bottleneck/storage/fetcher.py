@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from bottleneck.console.redaction import redact_uri
 from bottleneck.errors import SourceError
 from bottleneck.images.statuses import MISSING, TOO_LARGE, TRUNCATED, UNAVAILABLE, UNREADABLE
-from bottleneck.storage.files import filesystem_of, reason_of, root_cause, stat_of_info
+from bottleneck.storage.files import fsspec_filesystem, reason_of, root_cause, stat_of_info
 from bottleneck.storage.fingerprints import (
     is_from_list,
     member_fingerprint,
@@ -228,7 +228,7 @@ class _Call:
         return _complete(request, data, fingerprint)
 
     def _fetch_other(self, request: FetchRequest) -> Fetched:
-        filesystem, path = filesystem_of(request.uri)
+        filesystem, path = fsspec_filesystem(request.uri)
         found = stat_of_info(filesystem.info(path))
         if request.length is None and found.bytes > self._fetcher.max_bytes:
             return self._too_large(found.bytes, found.fingerprint)

@@ -40,8 +40,8 @@ class Stat:
     fingerprint: str
 
 
-def filesystem_of(uri: str) -> tuple[Any, str]:
-    """The fsspec file system of a URI, and the path within it."""
+def fsspec_filesystem(uri: str) -> tuple[Any, str]:
+    """Returns the fsspec file system of a URI, and the path within it."""
     import fsspec
 
     filesystem, path = fsspec.core.url_to_fs(uri)
@@ -82,7 +82,7 @@ def stat_uri(uri: str) -> Stat | None:
         if is_local(uri):
             status = local_path(uri).stat()
             return Stat(status.st_size, mtime_fingerprint(status.st_size, status.st_mtime_ns))
-        filesystem, path = filesystem_of(uri)
+        filesystem, path = fsspec_filesystem(uri)
         return stat_of_info(filesystem.info(path))
     except Exception as e:
         if isinstance(root_cause(e), FileNotFoundError | NotADirectoryError):
@@ -113,7 +113,7 @@ def read_bytes(uri: str) -> bytes:
             return bytes(obstore.get(open_store(root, _WHOLE_FILES), key).bytes())
         if is_local(uri):
             return local_path(uri).read_bytes()
-        filesystem, path = filesystem_of(uri)
+        filesystem, path = fsspec_filesystem(uri)
         return bytes(filesystem.cat_file(path))
     except Exception as e:
         raise file_error(uri, e) from e
@@ -126,7 +126,7 @@ def download(uri: str, target: Path) -> None:
         Exception: whatever the client of the storage raises; ``file_error`` words it.
     """
     if not is_object_store(uri):
-        filesystem, path = filesystem_of(uri)
+        filesystem, path = fsspec_filesystem(uri)
         filesystem.get_file(path, str(target))
         return
     import obstore
@@ -174,7 +174,7 @@ def write_bytes(uri: str, data: bytes) -> None:
             finally:
                 part.unlink(missing_ok=True)
         else:
-            filesystem, path_text = filesystem_of(uri)
+            filesystem, path_text = fsspec_filesystem(uri)
             filesystem.makedirs(filesystem._parent(path_text), exist_ok=True)
             filesystem.pipe_file(path_text, data)
     except Exception as e:
@@ -196,7 +196,7 @@ def delete(uri: str) -> None:
         elif is_local(uri):
             local_path(uri).unlink(missing_ok=True)
         else:
-            filesystem, path = filesystem_of(uri)
+            filesystem, path = fsspec_filesystem(uri)
             filesystem.rm_file(path)
     except FileNotFoundError:
         return

@@ -19,7 +19,7 @@ from bottleneck.storage.object_stores import unsafe
 from bottleneck.storage.uris import is_local, local_path, split_object_uri
 
 
-def filesystem_of(uri: str) -> tuple[Any, str]:
+def arrow_filesystem(uri: str) -> tuple[Any, str]:
     """Returns the pyarrow file system of a table and the table's path in it.
 
     Raises:
@@ -79,7 +79,7 @@ def require_empty(uri: str) -> None:
     Raises:
         TableError: It does, or cannot be looked at.
     """
-    filesystem, root = filesystem_of(uri)
+    filesystem, root = arrow_filesystem(uri)
     try:
         info = filesystem.get_file_info(root)
         if info.type == pafs.FileType.NotFound:

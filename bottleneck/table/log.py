@@ -20,7 +20,7 @@ from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Tra
 
 from bottleneck.console.redaction import redact_uri
 from bottleneck.errors import ConflictError, TableError
-from bottleneck.table.location import filesystem_of, unreachable
+from bottleneck.table.location import arrow_filesystem, unreachable
 
 #: Name under which commits are counted.
 APP_ID = "bottleneck-features"
@@ -175,7 +175,7 @@ class TableLog:
     def holder(self) -> str | None:
         """Returns who wrote the newest lease, as JSON; None when its entry is no longer there."""
         newest = self.delta.version()
-        filesystem, root = filesystem_of(self.uri)
+        filesystem, root = arrow_filesystem(self.uri)
         for version in range(newest, max(-1, newest - _ENTRIES_WITHOUT_HOLDER), -1):
             try:
                 with filesystem.open_input_file(f"{root}/_delta_log/{version:020}.json") as file:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from bottleneck.spec import FeatureSpec
 from bottleneck.table import shards
-from bottleneck.table.location import filesystem_of, reading
+from bottleneck.table.location import arrow_filesystem, reading
 from bottleneck.table.shards import Shard
 
 _READ_THREADS = 16
@@ -58,7 +58,7 @@ def read_identities(snapshot: Snapshot, columns: Iterable[str]) -> pl.DataFrame:
     """
     # Before there is a file system, which takes its number of connections from it.
     pa.set_io_thread_count(max(_IO_THREADS, pa.io_thread_count()))
-    filesystem, root = filesystem_of(snapshot.table_uri)
+    filesystem, root = arrow_filesystem(snapshot.table_uri)
     names = list(columns)
 
     def read(number: int) -> pl.DataFrame:

@@ -28,8 +28,8 @@ from bottleneck.errors import ConflictError, TableError
 from bottleneck.spec import FeatureSpec, PredictionSpec
 from bottleneck.storage.uris import is_local
 from bottleneck.table.location import (
+    arrow_filesystem,
     delta_uri,
-    filesystem_of,
     require_empty,
     require_readable_name,
     table_exists,
@@ -357,7 +357,7 @@ def _require_written(table_uri: str, shards: Sequence[Shard]) -> None:
     """Delta does not check that an added file exists; a commit of nothing would break readers."""
     if not shards:
         return
-    filesystem, root = filesystem_of(table_uri)
+    filesystem, root = arrow_filesystem(table_uri)
     try:
         infos = filesystem.get_file_info([f"{root}/{shard.path}" for shard in shards])
     except OSError as e:

@@ -24,7 +24,7 @@ from bottleneck.console.redaction import one_line
 from bottleneck.errors import RunFailedError
 from bottleneck.evaluation.evaluate import evaluate, max_evaluated_rows
 from bottleneck.evaluation.figures import Evaluation
-from bottleneck.table.location import filesystem_of
+from bottleneck.table.location import arrow_filesystem
 from bottleneck.table.snapshot import Snapshot
 from bottleneck.training.checkpoint import Checkpoint
 from bottleneck.training.config import TrainConfig
@@ -153,7 +153,7 @@ class TrainingRun:
         # Ray Train takes a finished epoch when it looks after its workers, every two seconds if not
         # told otherwise: with a small head most of a training would be waiting.
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
-        filesystem, root = filesystem_of(self._model_uri)
+        filesystem, root = arrow_filesystem(self._model_uri)
         config = WorkerConfig(
             fit=self._fit,
             rows=[ray.put(self._rows_of(split)) for split in ("train", "validation")],

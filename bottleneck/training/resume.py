@@ -16,7 +16,7 @@ from bottleneck.errors import ConfigError, ModelError
 from bottleneck.models import files
 from bottleneck.storage.files import exists, read_bytes, write_bytes
 from bottleneck.storage.uris import join_uri
-from bottleneck.table.location import filesystem_of
+from bottleneck.table.location import arrow_filesystem
 from bottleneck.table.snapshot import Snapshot
 from bottleneck.training.config import TrainConfig
 from bottleneck.training.fit_config import FitConfig
@@ -119,7 +119,7 @@ def settings_of(snapshot: Snapshot, rows: LabelledRows, fit: FitConfig) -> dict[
 
 def discard(model_uri: str) -> None:
     """Deletes the checkpoints of an unfinished training."""
-    filesystem, root = filesystem_of(_unfinished(model_uri))
+    filesystem, root = arrow_filesystem(_unfinished(model_uri))
     if isinstance(filesystem, pafs.LocalFileSystem):
         shutil.rmtree(root, ignore_errors=True)
         return

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from bottleneck.errors import ConfigError
 from bottleneck.table.columns import conform, row_group_rows, to_numpy
-from bottleneck.table.location import filesystem_of
+from bottleneck.table.location import arrow_filesystem
 from bottleneck.training.rows import DTYPES, FeatureRows
 
 #: Minimum number of chunks that a window is dealt from, so that each epoch mixes other rows.
@@ -87,7 +87,7 @@ class WindowReader:
         self._rows = rows
         self._dtype = DTYPES[dtype]
         self._rank, self._world, self._threads = rank, world, threads
-        self._filesystem, self._root = filesystem_of(rows.snapshot.table_uri)
+        self._filesystem, self._root = arrow_filesystem(rows.snapshot.table_uri)
         self.whole = len(rows) <= window_rows
         self._window_rows = window_rows
         self._edges = _chunk_edges(rows, max(1, window_rows // _CHUNKS_PER_WINDOW))
