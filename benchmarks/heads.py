@@ -26,7 +26,6 @@ from results import CommonSettings, Result
 
 from bottleneck.spec import FeatureSpec
 from bottleneck.table.columns import SCHEMA, features_array
-from bottleneck.table.location import arrow_filesystem
 from bottleneck.table.shards import write_shard
 from bottleneck.table.snapshot import Snapshot
 from bottleneck.table.table import FeaturesTable
@@ -129,7 +128,7 @@ def _turn(settings: Settings, uri: str, name: str, batch_size: int) -> dict[str,
 def _write_table(uri: str, count: int) -> None:
     """Writes sparse maps as VGG16's are, a quarter of the values positive."""
     table = FeaturesTable.create(uri, _SPEC)
-    filesystem, root = arrow_filesystem(uri)
+    files = table.snapshot().files
     drawn = np.random.default_rng(0)
     shards = []
     for start in range(0, count, 1000):
@@ -143,7 +142,7 @@ def _write_table(uri: str, count: int) -> None:
         columns["status"] = ["ok"] * size
         arrays = [pa.array(held, SCHEMA.field(name).type) for name, held in columns.items()]
         rows = pa.table([*arrays, features_array(values, np.ones(size, bool))], schema=SCHEMA)
-        shard = write_shard(filesystem, root, _SPEC.length, [rows])
+        shard = write_shard(files, [rows])
         assert shard is not None
         shards.append(shard)
     table.commit(base=table.snapshot(), add=shards, run="benchmark")

@@ -15,11 +15,7 @@ import numpy.typing as npt
 import polars as pl
 from PIL import Image, ImageOps
 
-from bottleneck.table.columns import to_numpy
-from bottleneck.table.location import arrow_filesystem
-from bottleneck.table.shards import read_row_groups
-from bottleneck.table.snapshot import Snapshot, read_identities
-from bottleneck.table.table import FeaturesTable
+from bottleneck import FeaturesTable, Snapshot
 
 Features = npt.NDArray[np.float32]
 
@@ -37,16 +33,13 @@ def read_features(snapshot: Snapshot, limit: int = _MAX_ROWS) -> tuple[list[str]
     Returns:
         Images, and (N, L) float32 features in their order.
     """
-    filesystem, root = arrow_filesystem(snapshot.table_uri)
     images: list[str] = []
     features: list[Features] = []
-    for shard in snapshot.shards:
-        for rows in read_row_groups(filesystem, root, shard.path, ["image", "status", "features"]):
-            if len(images) >= limit:
-                break
-            good = rows.filter(pl.Series(rows["status"]).eq("ok").to_arrow())
-            images += good["image"].to_pylist()
-            features.append(to_numpy(good["features"], (snapshot.spec.length,)))
+    for batch in snapshot.batches():
+        images += batch.images
+        features.append(batch.features.reshape(len(batch), -1))
+        if len(images) >= limit:
+            break
     return images, np.concatenate(features) if features else np.empty((0, 0), np.float32)
 
 
@@ -71,7 +64,7 @@ def neighbours(alike: Features, row: int) -> npt.NDArray[np.intp]:
 def print_rows(snapshot: Snapshot) -> pl.DataFrame:
     """Prints counts by split, label and status, and the failures; returns the small columns."""
     columns = ("image", "label", "split", "status", "error")
-    rows = read_identities(snapshot, columns).drop("shard")
+    rows = pl.DataFrame(snapshot.read(columns))
     counts = rows.group_by("split", "label", "status").len("rows").sort("split", "label", "status")
     print(f"\nRows by split, label and status ({len(rows):,} together)")
     for split, label, status, count in counts.iter_rows():

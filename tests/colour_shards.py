@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from bottleneck.table import shards
 from bottleneck.table.columns import SCHEMA
-from bottleneck.table.location import arrow_filesystem
-from bottleneck.table.shards import Shard
+from bottleneck.table.files import TableFiles
+from bottleneck.table.schemas import RowFormat
+from bottleneck.table.shards import Shard, write_shard
 
 
 def put(uri: str, *images: str) -> Shard:
@@ -20,7 +20,6 @@ def put(uri: str, *images: str) -> Shard:
     rows = pa.table(
         [images, *[[None] * count] * 6, ["ok"] * count, [None] * count, features], schema=SCHEMA
     )
-    filesystem, root = arrow_filesystem(uri)
-    shard = shards.write_shard(filesystem, root, 3, [rows])
+    shard = write_shard(TableFiles.at(uri, RowFormat(SCHEMA, 3)), [rows])
     assert shard is not None
     return shard

@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from PIL import Image
 
-from bottleneck.table import shards
-from bottleneck.table.location import arrow_filesystem
+from bottleneck.table.reading import ShardReader
 from bottleneck.table.snapshot import Snapshot
 from bottleneck.table.table import FeaturesTable
 
@@ -56,13 +54,11 @@ def read(uri: str, version: int | None = None) -> list[dict[str, Any]]:
 
 def read_snapshot(snapshot: Snapshot) -> list[dict[str, Any]]:
     """All rows of a snapshot, sorted by image."""
-    filesystem, root = arrow_filesystem(snapshot.table_uri)
-    tables = [
-        table
-        for shard in snapshot.shards
-        for table in shards.read_row_groups(filesystem, root, shard.path)
-    ]
-    rows = pa.concat_tables(tables).to_pylist() if tables else []
+    rows: list[dict[str, Any]] = []
+    for shard in snapshot.shards:
+        with ShardReader(snapshot.files, shard.path) as reader:
+            for group in range(reader.groups):
+                rows += reader.group(group, snapshot.schema.names).to_pylist()
     return sorted(rows, key=lambda row: row["image"])
 
 

@@ -13,7 +13,6 @@ from coloured import Colour, draw
 
 from bottleneck.spec import FeatureSpec
 from bottleneck.table.columns import SCHEMA, features_array
-from bottleneck.table.location import arrow_filesystem
 from bottleneck.table.shards import write_shard
 from bottleneck.table.snapshot import Snapshot
 from bottleneck.table.table import FeaturesTable
@@ -61,9 +60,9 @@ def write_table(uri: str, images: Mapping[str, Colour], shards: int = 3) -> Snap
     names = sorted(images)
     edges = [0, min(5, len(names)), *range(len(names) // shards, len(names), len(names) // shards)]
     edges = sorted({*edges, len(names)})
-    filesystem, root = arrow_filesystem(uri)
+    files = table.snapshot().files
     written = [
-        write_shard(filesystem, root, 3, [_rows(names[first:last], images)])
+        write_shard(files, [_rows(names[first:last], images)])
         for first, last in itertools.pairwise(edges)
     ]
     return table.commit(

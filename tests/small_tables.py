@@ -12,8 +12,7 @@ import pyarrow as pa
 
 from bottleneck.spec import FeatureSpec
 from bottleneck.table.columns import SCHEMA, features_array
-from bottleneck.table.location import arrow_filesystem
-from bottleneck.table.shards import Shard, read_columns, write_shard
+from bottleneck.table.shards import Shard, write_shard
 from bottleneck.table.snapshot import Snapshot
 from bottleneck.table.table import FeaturesTable
 from bottleneck.training.rows import FeatureRows
@@ -88,12 +87,11 @@ def add_rows(
     arrays = [pa.array(column, SCHEMA.field(name).type) for name, column in columns.items()]
     features = features_array(values[ok].reshape(int(ok.sum()), -1), ok)
     rows = pa.table([*arrays, features], schema=SCHEMA)
-    filesystem, root = arrow_filesystem(table.uri)
-    length = int(np.prod(values.shape[1:]))
+    files = table.snapshot().files
     written: list[Shard] = []
     begin = 0
     for size in shards:
-        shard = write_shard(filesystem, root, length, [rows.slice(begin, size)])
+        shard = write_shard(files, [rows.slice(begin, size)])
         assert shard is not None
         written.append(shard)
         begin += size
@@ -102,10 +100,9 @@ def add_rows(
 
 def images_of(snapshot: Snapshot) -> list[list[str]]:
     """The images of each shard, in the snapshot's order."""
-    filesystem, root = arrow_filesystem(snapshot.table_uri)
     return [
-        read_columns(filesystem, root, shard.path, ["image"])["image"].to_pylist()
-        for shard in snapshot.shards
+        snapshot.part([number]).read(["image"])["image"].to_pylist()
+        for number in range(len(snapshot.shards))
     ]
 
 

@@ -34,7 +34,6 @@ from bottleneck.models.heads import HeadConfig, build_head, class_probabilities
 from bottleneck.models.imagenet import imagenet_labels
 from bottleneck.prediction.scoring import _spread, score_predictions
 from bottleneck.spec import FeatureSpec, PredictionSpec, require_equal
-from bottleneck.table.location import arrow_filesystem
 from bottleneck.table.schemas import PREDICTIONS
 from bottleneck.table.shards import write_shard
 from bottleneck.table.snapshot import Snapshot
@@ -392,7 +391,7 @@ ROWS: list[Row] = [
 def write_predictions(uri: str, rows: Sequence[Row], shards: Sequence[int]) -> Snapshot:
     """Writes a table of predictions; a row without any has failed."""
     table = PredictionsTable.create(uri, OF_PREDICTIONS)
-    filesystem, root = arrow_filesystem(uri)
+    files = table.snapshot().files
     written, begin = [], 0
     for size in shards:
         columns: dict[str, list[Any]] = {name: [] for name in PREDICTIONS.names}
@@ -408,9 +407,7 @@ def write_predictions(uri: str, rows: Sequence[Row], shards: Sequence[int]) -> S
             }
             for name, column in columns.items():
                 column.append(values.get(name))
-        shard = write_shard(
-            filesystem, root, 2, [pa.table(columns, schema=PREDICTIONS)], PREDICTIONS
-        )
+        shard = write_shard(files, [pa.table(columns, schema=PREDICTIONS)])
         assert shard is not None
         written.append(shard)
         begin += size

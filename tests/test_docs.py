@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pytest
 
 from bottleneck.config.checks import field_names, flag_of
@@ -116,13 +115,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = FeaturesTable.create(uri, spec)
     snapshot = table.snapshot()
     for images in (TRAIN, TEST):
-        shard = write_shard(pafs.LocalFileSystem(), uri, LENGTH, [rows_of(images)])
+        shard = write_shard(snapshot.files, [rows_of(images)])
         assert shard is not None
         snapshot = table.commit(
             base=snapshot, add=[shard], run=f"run-{len(images)}", stats={"images_per_s": 5.0}
         )
     # An orphan, as a killed run leaves it: whoever reads the folder as Parquet counts it.
-    assert write_shard(pafs.LocalFileSystem(), uri, LENGTH, [rows_of(TEST)]) is not None
+    assert write_shard(snapshot.files, [rows_of(TEST)]) is not None
     return folder
 
 
@@ -132,9 +131,21 @@ def check_spec(names: dict[str, Any], printed: str) -> None:
 
 
 def check_package(names: dict[str, Any], printed: str) -> None:
-    assert names["images"] == OK
-    assert names["total"] == sum(float(values_of(image).sum()) for image in OK)
-    assert names["maps"].shape == (19, 7, 7, 512)
+    test, train = ([image for image in OK if image.startswith(to)] for to in ("test/", "train/"))
+    assert printed.splitlines() == [f"{test} (10, 7, 7, 512)", f"{train} (19, 7, 7, 512)"]
+    expected = np.stack([values_of(image) for image in train]).reshape(-1, 7, 7, 512)
+    np.testing.assert_array_equal(names["batch"].features, expected)
+
+
+def check_arrays(names: dict[str, Any], printed: str) -> None:
+    train = [image for image in OK if image.startswith("train/")]
+    assert names["images"].tolist() == train
+    assert names["labels"].tolist() == [image.split("/")[1] for image in train]
+    maps = np.stack([values_of(image) for image in train]).reshape(-1, 49, 512)
+    np.testing.assert_array_equal(names["X"], maps.mean(axis=1))
+    assert names["failed"].to_pylist() == [
+        {"image": BROKEN, "status": "truncated", "error": "JPEG: image file is truncated"}
+    ]
 
 
 def check_pyarrow(names: dict[str, Any], printed: str) -> None:
@@ -190,6 +201,7 @@ def check_notebook(names: dict[str, Any], printed: str) -> None:
 CHECKS: dict[str, Callable[[dict[str, Any], str], None]] = {
     "spec": check_spec,
     "package": check_package,
+    "arrays": check_arrays,
     "pyarrow": check_pyarrow,
     "duckdb": check_duckdb,
     "polars": check_polars,

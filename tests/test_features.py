@@ -26,10 +26,10 @@ from s3_server import S3Server, _Handler
 
 from bottleneck.errors import ConflictError, TableError
 from bottleneck.spec import FeatureSpec
-from bottleneck.table import log, shards
+from bottleneck.table import log
 from bottleneck.table.columns import SCHEMA
-from bottleneck.table.location import arrow_filesystem
 from bottleneck.table.log import TableLog
+from bottleneck.table.shards import write_shard
 from bottleneck.table.snapshot import Snapshot
 from bottleneck.table.table import FeaturesTable
 
@@ -51,14 +51,7 @@ LOG_PUT = r"^PUT /[^?]*/_delta_log/\d+\.json"
 
 
 def images(snapshot: Snapshot) -> list[str]:
-    filesystem, root = arrow_filesystem(snapshot.table_uri)
-    return sorted(
-        image
-        for shard in snapshot.shards
-        for image in shards.read_columns(filesystem, root, shard.path, ["image"])[
-            "image"
-        ].to_pylist()
-    )
+    return sorted(snapshot.read(["image"])["image"].to_pylist())
 
 
 def add(table: FeaturesTable, *names: str, **options: Any) -> Snapshot:
@@ -686,8 +679,7 @@ def test_every_reader_sees_the_same_rows(table: FeaturesTable) -> None:
         [["x"], ["cat"], ["test"], ["f"], [None], [None], [None], ["empty"], ["0 bytes"], [None]],
         schema=SCHEMA,
     )
-    filesystem, root = arrow_filesystem(table.uri)
-    failed = shards.write_shard(filesystem, root, 3, [rows])
+    failed = write_shard(one.files, [rows])
     assert failed is not None
     put(table.uri, "an orphan that no reader may see")
     table.commit(

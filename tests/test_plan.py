@@ -19,8 +19,11 @@ from bottleneck.incremental.known_archives import recall_archives, remember_arch
 from bottleneck.incremental.plan import Plan, make_plan
 from bottleneck.incremental.work import WORK_SCHEMA
 from bottleneck.sources.rows import LISTING_SCHEMA
-from bottleneck.table import shards
 from bottleneck.table.columns import SCHEMA
+from bottleneck.table.files import TableFiles
+from bottleneck.table.reading import read_columns
+from bottleneck.table.schemas import FEATURES, RowFormat
+from bottleneck.table.shards import write_shard
 from bottleneck.table.snapshot import Snapshot
 from bottleneck.table.table import CommitRecord
 
@@ -62,7 +65,7 @@ def snapshot(root: Path, *tables: list[dict[str, Any]]) -> Snapshot:
     written = []
     for rows in tables:
         table = pa.Table.from_pylist(sorted(rows, key=lambda row: row["image"]), SCHEMA)
-        shard = shards.write_shard(LOCAL, str(root), 3, [table])
+        shard = write_shard(TableFiles(LOCAL, str(root), RowFormat(FEATURES, 3)), [table])
         assert shard is not None
         written.append(shard)
     return Snapshot(str(root), 1, SPEC, tuple(written), 1)
@@ -427,7 +430,7 @@ def test_plans_carried_out_leave_what_a_first_run_would(
     replaced = Counter(plan.work["image"].to_pylist())
     assert not replaced or set(replaced.values()) == {1}
     for shard in base.shards:
-        held = shards.read_columns(LOCAL, str(tmp_path), shard.path, SCHEMA.names[:-1]).to_pylist()
+        held = read_columns(base.files, shard.path, SCHEMA.names[:-1]).to_pylist()
         dropped = set(plan.drops.get(shard.path, ()))
         renames = plan.replacements.get(shard.path, {})
         assert not dropped & renames.keys()

@@ -19,7 +19,10 @@ import pytest
 from bottleneck.table import columns as table_columns
 from bottleneck.table import shards
 from bottleneck.table.columns import SCHEMA
+from bottleneck.table.files import TableFiles
 from bottleneck.table.merging import merge_shards, ordered_runs
+from bottleneck.table.reading import ShardReader, read_columns
+from bottleneck.table.schemas import FEATURES, RowFormat
 from bottleneck.table.shards import ShardWriter, write_shard
 
 LOCAL = pafs.LocalFileSystem()
@@ -53,15 +56,25 @@ def names(numbers: Any) -> list[str]:
     return [f"{number:05d}.png" for number in numbers]
 
 
+def files(root: Path, length: int = LENGTH, filesystem: Any = LOCAL) -> TableFiles:
+    return TableFiles(filesystem, str(root), RowFormat(FEATURES, length))
+
+
+def groups(root: Path, path: str, columns: list[str] = SCHEMA.names) -> list[pa.Table]:
+    """The row groups of a shard."""
+    with ShardReader(files(root), path) as reader:
+        return [reader.group(number, columns) for number in range(reader.groups)]
+
+
 def write(root: Path, table: pa.Table, length: int = LENGTH) -> shards.Shard:
-    shard = write_shard(LOCAL, str(root), length, [table])
+    shard = write_shard(files(root, length), [table])
     assert shard is not None
     return shard
 
 
 def read(root: Path, shard: shards.Shard | None) -> pa.Table:
     assert shard is not None
-    return pa.concat_tables(shards.read_row_groups(LOCAL, str(root), shard.path))
+    return pa.concat_tables(groups(root, shard.path))
 
 
 def test_the_file_is_plain_parquet_as_documented(tmp_path: Path) -> None:
@@ -107,7 +120,7 @@ def test_row_groups_do_not_depend_on_how_the_rows_came(tmp_path: Path) -> None:
     edges = sorted({0, 5_000, *(rng.randrange(5_000) for _ in range(60))})
     pieces = [table.slice(a, b - a) for a, b in itertools.pairwise(edges)]
     pieces.insert(7, table.slice(0, 0))
-    shard = write_shard(LOCAL, str(tmp_path), 512, pieces)
+    shard = write_shard(files(tmp_path, 512), pieces)
     assert shard is not None
     file = pq.ParquetFile(tmp_path / shard.path)
     groups = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
@@ -139,11 +152,11 @@ def test_reading_some_columns_in_the_order_asked_for(tmp_path: Path) -> None:
     table = rows_of(names(range(70)), length=25_088)
     shard = write(tmp_path, table, 25_088)
     asked = ["status", "image"]
-    assert shards.read_columns(LOCAL, str(tmp_path), shard.path, asked).equals(table.select(asked))
-    groups = list(shards.read_row_groups(LOCAL, str(tmp_path), shard.path, asked))
-    assert [group.num_rows for group in groups] == [64, 6]
-    assert pa.concat_tables(groups).equals(table.select(asked))
-    for group in shards.read_row_groups(LOCAL, str(tmp_path), shard.path):
+    assert read_columns(files(tmp_path), shard.path, asked).equals(table.select(asked))
+    read_groups = groups(tmp_path, shard.path, asked)
+    assert [group.num_rows for group in read_groups] == [64, 6]
+    assert pa.concat_tables(read_groups).equals(table.select(asked))
+    for group in groups(tmp_path, shard.path):
         assert {column.num_chunks for column in group.columns} == {1}
 
 
@@ -239,7 +252,7 @@ def test_dropping_rows_leaves_the_others_as_they_were(tmp_path: Path) -> None:
     table = rows_of(names(range(300)), length=25_088, failed=frozenset({"00070.png"}))
     shard = write(tmp_path, table, 25_088)
     gone = {*names(range(60, 130)), "00299.png", "not there.png"} - {"00070.png"}
-    new = merge_shards(LOCAL, str(tmp_path), 25_088, [shard.path], drop={shard.path: sorted(gone)})
+    new = merge_shards(files(tmp_path, 25_088), [shard.path], drop={shard.path: sorted(gone)})
     assert new is not None and new.path != shard.path
     left = [image not in gone for image in table["image"].to_pylist()]
     assert read(tmp_path, new).equals(table.filter(pa.array(left)))
@@ -251,13 +264,13 @@ def test_dropping_rows_leaves_the_others_as_they_were(tmp_path: Path) -> None:
 def test_dropping_everything_leaves_no_file(tmp_path: Path) -> None:
     shard = write(tmp_path, rows_of(names(range(10))))
     drop = {shard.path: names(range(10))}
-    assert merge_shards(LOCAL, str(tmp_path), LENGTH, [shard.path], drop=drop) is None
+    assert merge_shards(files(tmp_path), [shard.path], drop=drop) is None
     assert [p.name for p in tmp_path.iterdir()] == [shard.path]
 
 
 def test_writing_nothing_leaves_no_file(tmp_path: Path) -> None:
-    assert write_shard(LOCAL, str(tmp_path), LENGTH, []) is None
-    assert write_shard(LOCAL, str(tmp_path), LENGTH, [SCHEMA.empty_table()]) is None
+    assert write_shard(files(tmp_path), []) is None
+    assert write_shard(files(tmp_path), [SCHEMA.empty_table()]) is None
     assert list(tmp_path.iterdir()) == []
 
 
@@ -273,9 +286,7 @@ def test_renames_bring_rows_into_their_new_order(tmp_path: Path) -> None:
         "00020.png": {"image": "00021.png"},
     }
     new = merge_shards(
-        LOCAL,
-        str(tmp_path),
-        25_088,
+        files(tmp_path, 25_088),
         [shard.path],
         drop={shard.path: ["00021.png"]},
         replace={shard.path: changes},
@@ -312,7 +323,7 @@ def test_several_shards_become_one_in_order(
         for s, images in zip(written, dealt, strict=True)
     }
     paths = [s.path for s in written]
-    new = merge_shards(LOCAL, str(tmp_path), length, paths, drop=drop, replace=replace)
+    new = merge_shards(files(tmp_path, length), paths, drop=drop, replace=replace)
 
     wanted = {
         renamed.get(row["image"], row["image"]): row
@@ -327,11 +338,14 @@ def test_several_shards_become_one_in_order(
 
 _MEMORY = """
 import random, sys
-import numpy as np, pyarrow as pa, pyarrow.fs as pafs
+import numpy as np, pyarrow as pa
 from bottleneck.table import columns, merging, shards
+from bottleneck.table.files import TableFiles
+from bottleneck.table.schemas import FEATURES, RowFormat
 
 root, case = sys.argv[1:]
-fs, L, N = pafs.LocalFileSystem(), 25_088, 1_200
+L, N = 25_088, 1_200
+files = TableFiles.at(root, RowFormat(FEATURES, L))
 images = [f"{i:05d}" for i in range(N)]
 
 def blocks():
@@ -342,7 +356,7 @@ def blocks():
         yield pa.table([part, *[[None] * 50] * 6, ["ok"] * 50, [None] * 50,
                         columns.features_array(values, np.ones(50, bool))], schema=columns.SCHEMA)
 
-shard = shards.write_shard(fs, root, L, blocks())
+shard = shards.write_shard(files, blocks())
 pool = pa.default_memory_pool()
 before, wrote = pool.bytes_allocated(), pool.max_memory()
 drop, replace = {shard.path: images[::7]}, {}
@@ -352,7 +366,7 @@ if case == "renamed":
     drop = {}
     replace = {shard.path: {a: {"image": "x" + b} for a, b in zip(images[:400], shuffled)}}
 pa.set_memory_pool(pool := pa.system_memory_pool())
-new = merging.merge_shards(fs, root, L, [shard.path], drop=drop, replace=replace)
+new = merging.merge_shards(files, [shard.path], drop=drop, replace=replace)
 print(new.rows, round(wrote / 1e6), round(pool.max_memory() / 1e6))
 """
 
@@ -433,7 +447,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, room: int) -> No
         9, SCHEMA.field("features"), table_columns.features_array(values, np.ones(200, bool))
     )
     with pytest.raises(OSError, match="No space left on device"):
-        write_shard(pafs.PyFileSystem(disk), str(tmp_path), 25_088, [table])
+        write_shard(files(tmp_path, 25_088, pafs.PyFileSystem(disk)), [table])
     assert list(tmp_path.iterdir()) == []
     assert len(disk.deleted) == 1
 
@@ -444,7 +458,7 @@ def test_the_footer_may_be_what_does_not_fit(tmp_path: Path) -> None:
     for path in tmp_path.iterdir():
         path.unlink()
     with pytest.raises(OSError, match="No space left on device"):
-        write_shard(pafs.PyFileSystem(_FullDisk(size - 10)), str(tmp_path), LENGTH, [table])
+        write_shard(files(tmp_path, filesystem=pafs.PyFileSystem(_FullDisk(size - 10))), [table])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -454,12 +468,12 @@ def test_an_error_in_the_source_of_rows_leaves_nothing(tmp_path: Path) -> None:
         raise RuntimeError("lost")
 
     with pytest.raises(RuntimeError, match="lost"):
-        write_shard(LOCAL, str(tmp_path), LENGTH, blocks())
+        write_shard(files(tmp_path), blocks())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_writer_may_be_given_up_twice(tmp_path: Path) -> None:
-    writer = ShardWriter(LOCAL, str(tmp_path), LENGTH)
+    writer = ShardWriter(files(tmp_path))
     writer.write(rows_of(["a"]))
     writer.abort()
     writer.abort()
@@ -479,10 +493,10 @@ def test_shards_of_other_writers_conform(
     fields[-1] = pa.field("features", features)
     shuffled = table.cast(pa.schema(fields)).select(list(reversed(SCHEMA.names)))
     pq.write_table(shuffled, tmp_path / "part-0.parquet", row_group_size=4)
-    got = pa.concat_tables(shards.read_row_groups(LOCAL, str(tmp_path), "part-0.parquet"))
+    got = pa.concat_tables(groups(tmp_path, "part-0.parquet"))
     assert got.schema == SCHEMA
     assert got.equals(table)
     drop = {"part-0.parquet": ["00004.png"]}
-    new = merge_shards(LOCAL, str(tmp_path), LENGTH, ["part-0.parquet"], drop=drop)
+    new = merge_shards(files(tmp_path), ["part-0.parquet"], drop=drop)
     left = [image != "00004.png" for image in table["image"].to_pylist()]
     assert read(tmp_path, new).equals(table.filter(pa.array(left)))

@@ -24,7 +24,8 @@ from bottleneck.status.charts import draw, page
 from bottleneck.status.config import StatusConfig
 from bottleneck.status.history import Run, Size, Status, table_status
 from bottleneck.table.columns import SCHEMA, features_array
-from bottleneck.table.location import arrow_filesystem
+from bottleneck.table.files import TableFiles
+from bottleneck.table.schemas import RowFormat
 from bottleneck.table.shards import Shard, write_shard
 from bottleneck.table.table import FeaturesTable
 
@@ -53,8 +54,8 @@ def put(uri: str, **statuses: str) -> Shard:
     columns |= {"image": list(statuses), "status": list(statuses.values())}
     arrays = [pa.array(values, SCHEMA.field(name).type) for name, values in columns.items()]
     features = features_array(np.ones((int(ok.sum()), 3), np.float32), ok)
-    filesystem, root = arrow_filesystem(uri)
-    shard = write_shard(filesystem, root, 3, [pa.table([*arrays, features], schema=SCHEMA)])
+    files = TableFiles.at(uri, RowFormat(SCHEMA, 3))
+    shard = write_shard(files, [pa.table([*arrays, features], schema=SCHEMA)])
     assert shard is not None
     return shard
 

@@ -18,11 +18,10 @@ import pytest
 from small_tables import UNEVEN, feature_rows, write_table
 
 from bottleneck.errors import ConfigError
-from bottleneck.table import columns
+from bottleneck.table import columns, reading
 from bottleneck.table.columns import row_group_rows
 from bottleneck.table.snapshot import Snapshot
 from bottleneck.training import rows as training_rows
-from bottleneck.training import windows as training_windows
 from bottleneck.training.rows import FeatureRows, window_rows
 from bottleneck.training.windows import Window, WindowReader, moments
 
@@ -443,7 +442,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
             seen.groups.append((self.place, number))
             return super().read_row_group(number, **options)
 
-    monkeypatch.setattr(training_windows.pq, "ParquetFile", Watched)
+    monkeypatch.setattr(reading.pq, "ParquetFile", Watched)
     return seen
 
 

@@ -19,7 +19,8 @@ import pyarrow as pa
 
 from bottleneck.spec import FeatureSpec
 from bottleneck.table.columns import SCHEMA, features_array
-from bottleneck.table.location import arrow_filesystem
+from bottleneck.table.files import TableFiles
+from bottleneck.table.schemas import RowFormat
 from bottleneck.table.shards import Shard, write_shard
 from bottleneck.table.snapshot import Snapshot
 from bottleneck.table.table import FeaturesTable
@@ -163,8 +164,8 @@ def write(uri: str, spec: FeatureSpec, images: Images, *, length: int = 1) -> Sh
         length: Values that each row has for features. Fewer than they should be change the size
             of the file and nothing that a plan looks at.
     """
-    filesystem, root = arrow_filesystem(uri)
-    shard = write_shard(filesystem, root, spec.length, [_rows(images, length)])
+    files = TableFiles.at(uri, RowFormat(SCHEMA, spec.length))
+    shard = write_shard(files, [_rows(images, length)])
     assert shard is not None
     return shard
 

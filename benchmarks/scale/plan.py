@@ -44,7 +44,6 @@ from bottleneck.sources.listing import sift_pages
 from bottleneck.sources.rows import Tally, build_listing
 from bottleneck.sources.rules import Rules
 from bottleneck.table.columns import row_group_rows
-from bottleneck.table.snapshot import read_identities
 from bottleneck.table.table import FeaturesTable
 
 _SOURCE = "s3://photos"
@@ -221,7 +220,7 @@ def _count_requests(result: Result, settings: Settings) -> None:
                 snapshot = features.commit(base=features.snapshot(), add=[shard], run="benchmark")
                 s3.reset()
                 names = ("image", "label", "split", "fingerprint", "status")
-                assert len(read_identities(snapshot, names)) == rows
+                assert len(snapshot.read_by_shard(names)) == rows
                 table.add(
                     layout=layout,
                     row_groups=count,

@@ -24,7 +24,6 @@ from typing import Any, Self
 
 import psutil
 import pyarrow.compute as pc
-import pyarrow.fs as pafs
 import ray
 import tyro
 
@@ -40,6 +39,8 @@ from bottleneck.pipeline.fetching import fetch_and_decode
 from bottleneck.pipeline.stages import task_tables
 from bottleneck.sources.listing import list_images
 from bottleneck.table.columns import SCHEMA
+from bottleneck.table.files import TableFiles
+from bottleneck.table.schemas import RowFormat
 from bottleneck.table.shards import write_shard
 
 _AIM_IMAGES_S = 2000.0
@@ -214,7 +215,8 @@ def _alone(folder: Path, stages: stand_ins.StandInPipeline, images: int) -> dict
     actor = stand_ins.StandInActor(stages, 1)
     results = [actor(block).select(SCHEMA.names).cast(SCHEMA) for block in blocks]
     began_write = time.perf_counter()
-    write_shard(pafs.LocalFileSystem(), str(folder / "alone"), stages.row_length, results)
+    alone = TableFiles.at(str(folder / "alone"), RowFormat(SCHEMA, stages.row_length))
+    write_shard(alone, results)
     wrote = time.perf_counter()
     everything = listing.images.num_rows
     return {

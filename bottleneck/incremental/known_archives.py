@@ -14,7 +14,7 @@ import polars as pl
 
 from bottleneck.storage.fingerprints import archives_of, are_members
 from bottleneck.table.notes import read_note, write_note
-from bottleneck.table.snapshot import Snapshot, read_identities
+from bottleneck.table.snapshot import Snapshot
 
 _NOTE = "archives"
 
@@ -59,7 +59,7 @@ def recall_archives(snapshot: Snapshot, layout: str) -> dict[str, tuple[str, Any
         # A damaged note is as good as none.
         return {}
     columns = ("image", "label", "split", "fingerprint")
-    rows = read_identities(snapshot, columns).filter(are_members())
+    rows = snapshot.read_by_shard(columns).filter(are_members())
     rows = rows.with_columns(
         noted=archives_of(),
         archive=pl.col("image").str.extract(r"(?i)^(.*?\.tar)/", 1),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -12,7 +11,7 @@ import pyarrow as pa
 from bottleneck.images.statuses import OK
 from bottleneck.incremental.work import _work
 from bottleneck.storage.fingerprints import are_etags, sizes_of
-from bottleneck.table.snapshot import Snapshot, read_identities
+from bottleneck.table.snapshot import Snapshot
 
 #: Given rows of :data:`~bottleneck.incremental.work.WORK_SCHEMA`, returns (image, sha256) of those
 #: that could be read.
@@ -92,8 +91,7 @@ def _same_content(
     )
     assert isinstance(hashes, pl.DataFrame)
     touched_shards = pl.concat([gone["shard"], touch_candidates["shard"]]).unique().to_list()
-    part = replace(snapshot, shards=tuple(snapshot.shards[number] for number in touched_shards))
-    old_hashes = read_identities(part, ("image", "sha256")).drop("shard")
+    old_hashes = snapshot.part(touched_shards).read_by_shard(("image", "sha256")).drop("shard")
     more = _pair(
         rename_candidates.drop("size").join(hashes, on="image"),
         gone.join(old_hashes, on="image"),

@@ -16,7 +16,7 @@ import pyarrow as pa
 from bottleneck.images.statuses import OK
 from bottleneck.incremental.matching import Hasher, _places, _same_content, _same_etag, _without
 from bottleneck.incremental.work import _work
-from bottleneck.table.snapshot import Snapshot, read_identities
+from bottleneck.table.snapshot import Snapshot
 
 Identity = Mapping[str, str | None]
 
@@ -96,7 +96,7 @@ def make_plan(
         return Plan(snapshot, work, listed=len(listed), new=len(listed))
 
     columns = ("image", "label", "split", "fingerprint", "status")
-    known = read_identities(snapshot, columns)
+    known = snapshot.read_by_shard(columns)
     place = _places(listed, known)
     there = place.is_not_null()
     before = {name: known[name].gather(place) for name in ("label", "split", "fingerprint")}

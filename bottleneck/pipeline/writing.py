@@ -23,7 +23,7 @@ from bottleneck.cluster.calls import get_bounded
 from bottleneck.console.redaction import one_line, redact_uri
 from bottleneck.errors import RunFailedError
 from bottleneck.pipeline.blocks import COST_SCHEMA, committable
-from bottleneck.table.location import arrow_filesystem
+from bottleneck.table.files import TableFiles
 from bottleneck.table.merging import merge_shards, ordered_runs
 from bottleneck.table.schemas import RowFormat
 from bottleneck.table.shards import Shard, write_shard
@@ -60,21 +60,18 @@ class Written:
 
 
 @ray.remote(num_cpus=0, max_retries=3)
-def write_blocks(table_uri: str, rows: RowFormat, *blocks: pa.Table) -> Written:
+def write_blocks(table_uri: str, row_format: RowFormat, *blocks: pa.Table) -> Written:
     """Writes finished blocks as one shard, in `image` order."""
     began = time.perf_counter()
     kept = [committable(block) for block in blocks]
-    held = [block.select(rows.schema.names).cast(rows.schema) for block in kept]
+    schema = row_format.schema
+    held = [block.select(schema.names).cast(schema) for block in kept]
     runs = list(ordered_runs([block["image"] for block in held]))
-    filesystem, root = arrow_filesystem(table_uri)
+    files = TableFiles.at(table_uri, row_format)
     shard = _persist(
         table_uri,
         lambda: write_shard(
-            filesystem,
-            root,
-            rows.length,
-            (held[block].slice(first, count) for block, first, count in runs),
-            rows.schema,
+            files, (held[block].slice(first, count) for block, first, count in runs)
         ),
     )
     statuses: dict[str, int] = {}
@@ -99,42 +96,31 @@ def write_blocks(table_uri: str, rows: RowFormat, *blocks: pa.Table) -> Written:
 @ray.remote(num_cpus=0, max_retries=3, scheduling_strategy="SPREAD")
 def merge(
     table_uri: str,
-    rows: RowFormat,
+    row_format: RowFormat,
     shard_paths: Sequence[str],
     drop: Mapping[str, Sequence[str]],
     replace: Mapping[str, Mapping[str, Mapping[str, str | None]]],
 ) -> Shard | None:
     """Runs :func:`bottleneck.table.merging.merge_shards` on a worker."""
-    filesystem, root = arrow_filesystem(table_uri)
-    return _persist(
-        table_uri,
-        lambda: merge_shards(
-            filesystem,
-            root,
-            rows.length,
-            shard_paths,
-            drop=drop,
-            replace=replace,
-            schema=rows.schema,
-        ),
-    )
+    files = TableFiles.at(table_uri, row_format)
+    return _persist(table_uri, lambda: merge_shards(files, shard_paths, drop=drop, replace=replace))
 
 
 def merge_all(
-    table_uri: str, rows: RowFormat, groups: Iterable[Mapping[str, Any]]
+    table_uri: str, row_format: RowFormat, groups: Iterable[Mapping[str, Any]]
 ) -> list[Shard | None]:
     """Merges groups of shards, a few at a time on each node.
 
     Args:
         table_uri: The table.
-        rows: What its rows look like.
+        row_format: What its rows look like.
         groups: The last three arguments of :func:`merge` by name, for each shard to write.
 
     Returns:
         The shards in the order of the groups; None where no row was left.
     """
     start: Any = merge.remote
-    calls = (start(table_uri, rows, **group) for group in groups)
+    calls = (start(table_uri, row_format, **group) for group in groups)
     return get_bounded(calls, _MERGES_A_NODE * max(1, len(nodes.nodes())))
 
 

@@ -13,8 +13,6 @@ import pyarrow as pa
 from bottleneck.evaluation.evaluate import evaluate, max_evaluated_rows
 from bottleneck.evaluation.figures import Evaluation
 from bottleneck.images.statuses import OK
-from bottleneck.table import shards
-from bottleneck.table.location import arrow_filesystem, reading
 from bottleneck.table.snapshot import Snapshot
 
 _COLUMNS = ("image", "label", "status", "predicted", "probability")
@@ -54,17 +52,7 @@ def score_predictions(snapshot: Snapshot, labels: Sequence[str], mistakes: int) 
     Raises:
         TableError: A shard cannot be read.
     """
-    filesystem, root = arrow_filesystem(snapshot.table_uri)
-    frames = []
-    for number, shard in enumerate(snapshot.shards):
-        with reading(snapshot.table_uri):
-            table = shards.read_columns(filesystem, root, shard.path, _COLUMNS)
-        frame = pl.from_arrow(table)
-        assert isinstance(frame, pl.DataFrame)
-        frames.append(
-            frame.with_columns(shard=pl.lit(number, pl.Int32), row=pl.int_range(pl.len()))
-        )
-    rows = pl.concat(frames) if frames else pl.DataFrame(schema=_EMPTY)
+    rows = snapshot.read_by_shard(_COLUMNS).with_columns(row=pl.int_range(pl.len()).over("shard"))
     ok = rows.filter(pl.col("status") == OK)
     known = ok.filter(pl.col("label").is_in(labels))
     wrong = known.filter(pl.col("label") != pl.col("predicted"))
@@ -84,13 +72,6 @@ def score_predictions(snapshot: Snapshot, labels: Sequence[str], mistakes: int) 
     )
 
 
-_EMPTY = dict.fromkeys(("image", "label", "status", "predicted"), pl.String) | {
-    "probability": pl.Float32,
-    "shard": pl.Int32,
-    "row": pl.Int64,
-}
-
-
 def _counts(column: pl.Series) -> dict[str, int]:
     counted = column.value_counts(sort=True)
     return {str(name): int(count) for name, count in counted.iter_rows()}
@@ -100,12 +81,9 @@ def _evaluation(snapshot: Snapshot, rows: pl.DataFrame, labels: Sequence[str]) -
     classes = {label: number for number, label in enumerate(labels)}
     probabilities = np.empty((len(rows), len(labels)), np.float32)
     truth = np.empty(len(rows), np.int64)
-    filesystem, root = arrow_filesystem(snapshot.table_uri)
     done = 0
     for (number,), part in rows.sort("shard", "row").group_by("shard", maintain_order=True):
-        path = snapshot.shards[int(number)].path
-        with reading(snapshot.table_uri):
-            table = shards.read_columns(filesystem, root, path, ("top_labels", "top_probabilities"))
+        table = snapshot.part([int(number)]).read(("top_labels", "top_probabilities"))
         table = table.take(part["row"].to_arrow())
         end = done + len(part)
         probabilities[done:end] = _spread(table, classes)

@@ -20,7 +20,7 @@ from bottleneck.sources.listing import list_images
 from bottleneck.sources.rows import LISTING_SCHEMA
 from bottleneck.storage.fingerprints import row_fingerprints
 from bottleneck.storage.uris import normalize_uri
-from bottleneck.table.snapshot import Snapshot, read_identities
+from bottleneck.table.snapshot import Snapshot
 from bottleneck.table.table import FeaturesTable
 
 
@@ -86,7 +86,7 @@ def _require_fitting(model: LocatedModel, features: Snapshot) -> None:
 def _rows_of(features: Snapshot) -> pa.Table:
     """Lists a features table's rows as if they were images; failed rows keep their status."""
     columns = ("image", "label", "split", "fingerprint", "sha256", "status")
-    rows = read_identities(features, columns)
+    rows = features.read_by_shard(columns)
     paths = pl.Series([shard.path for shard in features.shards], dtype=pl.String)
     listed = rows.select(
         "image",

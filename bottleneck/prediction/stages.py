@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from bottleneck.cluster.sizing import ActorMemory
 from bottleneck.models.classifier import LocatedModel, load_classifier, load_head, top_labels
 from bottleneck.pipeline.blocks import pixels_of, with_inference_time
 from bottleneck.pipeline.fetching import fetch_and_decode
 from bottleneck.pipeline.stages import PipelineConfig
-from bottleneck.table.columns import conform, to_numpy
-from bottleneck.table.location import arrow_filesystem
-from bottleneck.table.schemas import FIELDS, IDENTITY
+from bottleneck.table.columns import to_numpy
+from bottleneck.table.files import TableFiles
+from bottleneck.table.reading import ShardReader
+from bottleneck.table.schemas import FEATURES, FIELDS, RowFormat
 
 
 @dataclass(frozen=True)
@@ -148,26 +148,14 @@ def read_features(work: pa.Table, *, config: FeaturePredictions) -> Iterator[pa.
     Yields:
         Blocks with the identity columns, `features` and what they cost.
     """
-    filesystem, root = arrow_filesystem(config.table_uri)
-    names = [field.name for field in IDENTITY]
+    files = TableFiles.at(config.table_uri, RowFormat(FEATURES, config.model.spec.length))
     for path in dict.fromkeys(work["uri"].to_pylist()):
-        part = work.filter(pa.compute.equal(work["uri"], path))
-        offsets = part["offset"].to_numpy()
-        with pq.ParquetFile(f"{root}/{path}", filesystem=filesystem, pre_buffer=False) as file:
-            first = 0
-            for group in range(file.num_row_groups):
-                count = file.metadata.row_group(group).num_rows
-                chosen = np.flatnonzero((offsets >= first) & (offsets < first + count))
-                if len(chosen):
-                    began = time.perf_counter()
-                    table = conform(
-                        file.read_row_group(group, columns=[*names, "features"]),
-                        [*names, "features"],
-                    )
-                    rows = table.take(offsets[chosen] - first)
-                    size = file.metadata.row_group(group).total_byte_size / count
-                    yield _with_costs(rows, part.take(chosen), size, began)
-                first += count
+        part = work.filter(pa.compute.equal(work["uri"], path)).sort_by("offset")
+        began = time.perf_counter()
+        with ShardReader(files, path) as reader:
+            for some, rows in reader.take(part["offset"].to_numpy(), FEATURES.names):
+                yield _with_costs(rows, part[some], reader.row_bytes, began)
+                began = time.perf_counter()
 
 
 def _with_costs(rows: pa.Table, work: pa.Table, row_bytes: float, began: float) -> pa.Table:

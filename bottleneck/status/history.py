@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
@@ -18,22 +17,17 @@ from typing import Any
 import pyarrow.compute as pc
 
 from bottleneck.console.formatting import format_bytes
-from bottleneck.console.redaction import one_line, redact_uri
+from bottleneck.console.redaction import redact_uri
 from bottleneck.errors import TableError
 from bottleneck.images.statuses import OK, UNAVAILABLE
 from bottleneck.spec import PREFIX
 from bottleneck.status.config import StatusConfig
 from bottleneck.storage.uris import normalize_uri
-from bottleneck.table.location import arrow_filesystem
-from bottleneck.table.shards import read_columns
 from bottleneck.table.snapshot import Snapshot
 from bottleneck.table.table import CommitRecord, FeaturesTable
 
 #: Versions whose size is looked up, beside the last one of each run: what a picture can show.
 _GROWTH_POINTS = 60
-
-#: Shards whose `status` column is read at a time; each takes a few requests.
-_READERS = 16
 
 
 @dataclass(frozen=True)
@@ -257,24 +251,8 @@ def _sizes(table: FeaturesTable, runs: Sequence[Sequence[CommitRecord]]) -> dict
 
 
 def _count_statuses(snapshot: Snapshot) -> dict[str, int]:
-    filesystem, root = arrow_filesystem(snapshot.table_uri)
-
-    def count(path: str) -> list[dict[str, Any]]:
-        column = read_columns(filesystem, root, path, ["status"])["status"]
-        counts: list[dict[str, Any]] = pc.value_counts(column).to_pylist()
-        return counts
-
-    total: Counter[str] = Counter()
-    try:
-        with ThreadPoolExecutor(_READERS) as readers:
-            for counts in readers.map(count, [shard.path for shard in snapshot.shards]):
-                total.update({entry["values"]: entry["counts"] for entry in counts})
-    except OSError as e:
-        raise TableError(
-            f"cannot read version {snapshot.version} of {redact_uri(snapshot.table_uri)}: "
-            f"{one_line(e, 'first')}; check the credentials, or run again if a vacuum was under way"
-        ) from e
-    return dict(sorted(total.items()))
+    counts = pc.value_counts(snapshot.read(["status"])["status"]).to_pylist()
+    return dict(sorted((entry["values"], entry["counts"]) for entry in counts))
 
 
 def _moment(commit: CommitRecord) -> datetime:

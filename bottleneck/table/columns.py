@@ -86,6 +86,21 @@ def to_numpy(features: pa.Array | pa.ChunkedArray, shape: Sequence[int]) -> npt.
     return flat.reshape(-1, *shape)
 
 
+def pooled(values: npt.NDArray[np.float32], pool: str) -> npt.NDArray[np.float32]:
+    """Reduces maps to one value per channel.
+
+    Args:
+        values: (N, …, C) features, channels last.
+        pool: ``avg`` or ``max``.
+
+    Returns:
+        (N, C) float32.
+    """
+    flat = values.reshape(len(values), -1, values.shape[-1])
+    result: npt.NDArray[np.float32] = flat.mean(axis=1) if pool == "avg" else flat.max(axis=1)
+    return result
+
+
 def conform(table: pa.Table, columns: Sequence[str]) -> pa.Table:
     """Casts to this package's types, whatever writer the file came from (nullability, views)."""
     schema = pa.schema([FIELDS[name] for name in columns])

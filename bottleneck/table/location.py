@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,19 +94,6 @@ def require_empty(uri: str) -> None:
             f"{redact_uri(uri)} holds other things ({', '.join(names[:3])}, …) and no "
             "such table; give an empty or a new folder"
         )
-
-
-@contextlib.contextmanager
-def reading(uri: str) -> Iterator[None]:
-    """Turns what storage raises while a table is read into one line.
-
-    Raises:
-        TableError: Storage refuses, or a shard is no Parquet file.
-    """
-    try:
-        yield
-    except (OSError, pa.ArrowException) as e:
-        raise TableError(unreachable(uri, e)) from e
 
 
 def unreachable(uri: str, error: Exception) -> str:

@@ -2,70 +2,57 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from bottleneck.table.columns import SCHEMA, conform
+from bottleneck.table.files import TableFiles
+from bottleneck.table.reading import ShardReader
 from bottleneck.table.schemas import FIELDS
 from bottleneck.table.shards import Shard, write_shard
 
 
 def merge_shards(
-    filesystem: Any,
-    root: str,
-    row_length: int,
+    files: TableFiles,
     shard_paths: Sequence[str],
     *,
     drop: Mapping[str, Iterable[str]] | None = None,
     replace: Mapping[str, Mapping[str, Mapping[str, str | None]]] | None = None,
-    schema: pa.Schema = SCHEMA,
 ) -> Shard | None:
     """Copies shards into one, in `image` order, row group by row group.
 
     With one shard and something to drop or replace it is a rewrite, with several a compaction.
-    At most a few row groups a shard are in memory at a time.
+    At most a few row groups per shard are in memory at a time.
 
     Args:
-        filesystem: A pyarrow file system.
-        root: The table's path in it.
-        row_length: Values in the longest list of a row.
+        files: Files of the table.
         shard_paths: Shards to copy, relative to the table.
         drop: Shard → images whose rows are left out.
         replace: Shard → image → new values of `image`, `label`, `split`, `fingerprint` for rows
             whose features stay but whose identity changes (a renamed or relabelled file).
-        schema: Columns of the table.
 
     Returns:
         The new shard, or None when no row is left.
     """
     drop, replace = drop or {}, replace or {}
-    names = schema.names
-    files = [
-        pq.ParquetFile(f"{root}/{path}", filesystem=filesystem, pre_buffer=False)
-        for path in shard_paths
-    ]
+    with contextlib.ExitStack() as opened:
+        readers = [opened.enter_context(ShardReader(files, path)) for path in shard_paths]
 
-    @functools.lru_cache(maxsize=2 * len(files) + 2)
-    def row_group(source: int, group: int) -> pa.Table:
-        read = conform(files[source].read_row_group(group, columns=names), names)
-        return _with_identities(read, replace.get(shard_paths[source], {}))
+        @functools.lru_cache(maxsize=2 * len(readers) + 2)
+        def row_group(source: int, group: int) -> pa.Table:
+            read = readers[source].group(group, files.row_format.schema.names)
+            return _with_identities(read, replace.get(shard_paths[source], {}))
 
-    try:
-        order = _row_group_order(files, shard_paths, drop, replace)
+        opened.callback(row_group.cache_clear)
+        order = _row_group_order(readers, shard_paths, drop, replace)
         blocks = (_part(row_group(*place), first, count) for place, first, count in order)
-        return write_shard(filesystem, root, row_length, blocks, schema)
-    finally:
-        row_group.cache_clear()
-        for file in files:
-            file.close()
+        return write_shard(files, blocks)
 
 
 def _part(rows: pa.Table, first: int, count: int) -> pa.Table:
@@ -74,7 +61,7 @@ def _part(rows: pa.Table, first: int, count: int) -> pa.Table:
 
 
 def _row_group_order(
-    files: Sequence[Any],
+    readers: Sequence[ShardReader],
     shard_paths: Sequence[str],
     drop: Mapping[str, Iterable[str]],
     replace: Mapping[str, Mapping[str, Mapping[str, str | None]]],
@@ -83,10 +70,10 @@ def _row_group_order(
     places: list[tuple[int, int]] = []
     images: list[pa.Array] = []
     keep: list[npt.NDArray[np.bool_]] = []
-    for source, (file, path) in enumerate(zip(files, shard_paths, strict=True)):
+    for source, (reader, path) in enumerate(zip(readers, shard_paths, strict=True)):
         gone = pa.array(sorted(drop.get(path, ())), pa.string())
-        for group in range(file.num_row_groups):
-            rows = conform(file.read_row_group(group, columns=["image"]), ["image"])
+        for group in range(reader.groups):
+            rows = reader.group(group, ["image"])
             keep.append(pc.invert(pc.is_in(rows["image"], value_set=gone)).to_numpy())
             images.append(_with_identities(rows, replace.get(path, {}))["image"])
             places.append((source, group))

@@ -34,6 +34,9 @@ PREDICTIONS = pa.schema(
     ]
 )
 
+#: The columns of each kind of table.
+SCHEMAS = {"features": FEATURES, "predictions": PREDICTIONS}
+
 #: Every column by name.
 FIELDS = {field.name: field for field in (*FEATURES, *PREDICTIONS)}
 

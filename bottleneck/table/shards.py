@@ -1,24 +1,24 @@
-"""Shards: the Parquet files of a features table; writing, rewriting and reading them.
+"""Shards: the Parquet files of a table, and writing them.
 
 Everything here runs wherever it is called (a Ray worker, a notebook); nothing is visible to
-readers of the table until :meth:`bottleneck.table.table.FeaturesTable.commit` names the shard.
+readers of the table until :meth:`bottleneck.table.table.ImageTable.commit` names the shard.
 """
 
 from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from bottleneck.table.columns import SCHEMA, conform, row_group_rows
-from bottleneck.table.schemas import DICTIONARY_COLUMNS, FIELDS
+from bottleneck.table.columns import row_group_rows
+from bottleneck.table.files import TableFiles
+from bottleneck.table.schemas import DICTIONARY_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -44,26 +44,22 @@ class ShardWriter:
     """Writes one shard, row group by row group, in bounded memory.
 
     Args:
-        filesystem: A pyarrow file system.
-        root: The table's path in it.
-        row_length: Values in the longest list of a row, which sets the size of row groups.
-        schema: Columns of the table.
+        files: Files of the table.
     """
 
-    def __init__(
-        self, filesystem: Any, root: str, row_length: int, schema: pa.Schema = SCHEMA
-    ) -> None:
-        self._filesystem = filesystem
+    def __init__(self, files: TableFiles) -> None:
+        schema = files.row_format.schema
+        self._filesystem = files.filesystem
         self._name = f"shard-{uuid.uuid4().hex}.parquet"
-        self._path = f"{root}/{self._name}"
-        self._group_rows = row_group_rows(row_length)
+        self._path = files.path(self._name)
+        self._group_rows = row_group_rows(files.row_format.length)
         self._held: list[pa.Table] = []
         self._held_rows = 0
         self._rows = 0
         self._bounds: tuple[str, str] | None = None
-        if isinstance(filesystem, pafs.LocalFileSystem):
-            filesystem.create_dir(root, recursive=True)
-        self._file = filesystem.open_output_stream(self._path)
+        if isinstance(files.filesystem, pafs.LocalFileSystem):
+            files.filesystem.create_dir(files.root, recursive=True)
+        self._file = files.filesystem.open_output_stream(self._path)
         # Measured on real maps (benchmarks/encoding.py): zstd-3 without dictionary is the
         # smallest that every reader understands; the Arrow schema is left out of the file
         # because readers differ in the Arrow types they accept from it.
@@ -135,19 +131,13 @@ def _dictionary_columns(schema: pa.Schema) -> list[str]:
     return [name for name in DICTIONARY_COLUMNS if name.partition(".")[0] in schema.names]
 
 
-def write_shard(
-    filesystem: Any,
-    root: str,
-    row_length: int,
-    blocks: Iterable[pa.Table],
-    schema: pa.Schema = SCHEMA,
-) -> Shard | None:
-    """Writes tables of one schema, already in `image` order, as one shard.
+def write_shard(files: TableFiles, blocks: Iterable[pa.Table]) -> Shard | None:
+    """Writes tables of the files' schema, already in `image` order, as one shard.
 
     Returns:
         The shard, or None when the tables have no rows.
     """
-    writer = ShardWriter(filesystem, root, row_length, schema)
+    writer = ShardWriter(files)
     try:
         for block in blocks:
             writer.write(block)
@@ -155,31 +145,3 @@ def write_shard(
     except BaseException:
         writer.abort()
         raise
-
-
-def read_row_groups(
-    filesystem: Any,
-    root: str,
-    shard_path: str,
-    columns: Sequence[str] | None = None,
-) -> Iterator[pa.Table]:
-    """Reads a shard row group by row group.
-
-    Yields:
-        Tables of all columns, or of those asked for, each column one chunk.
-    """
-    with pq.ParquetFile(
-        f"{root}/{shard_path}", filesystem=filesystem, memory_map=False, pre_buffer=False
-    ) as file:
-        held = set(file.schema_arrow.names)
-        names = list(columns) if columns is not None else [n for n in FIELDS if n in held]
-        for group in range(file.num_row_groups):
-            yield conform(file.read_row_group(group, columns=names), names)
-
-
-def read_columns(filesystem: Any, root: str, shard_path: str, columns: Sequence[str]) -> pa.Table:
-    """Reads some columns of a whole shard (not `features`: int32 offsets end at 2³¹ values)."""
-    # Not `pq.read_table`: going through a data set takes twice the time for many row groups.
-    with pq.ParquetFile(f"{root}/{shard_path}", filesystem=filesystem, pre_buffer=True) as file:
-        table = file.read(columns=list(columns), use_threads=False)
-    return conform(table, columns)

@@ -19,7 +19,7 @@ from bottleneck.images.statuses import OK
 from bottleneck.sources.lists import read_rows
 from bottleneck.sources.rules import canonical_split
 from bottleneck.storage.uris import normalize_uri
-from bottleneck.table.snapshot import Snapshot, read_identities
+from bottleneck.table.snapshot import Snapshot
 from bottleneck.training.config import TrainConfig
 
 #: In the order of their codes in :attr:`LabelledRows.split`.
@@ -66,7 +66,7 @@ def select_rows(snapshot: Snapshot, config: TrainConfig) -> LabelledRows:
         ConfigError: The splits asked for leave nothing to train on, or do not fit the table.
         SourceError: The split list cannot be read.
     """
-    rows = read_identities(snapshot, ("image", "label", "split", "status"))
+    rows = snapshot.read_by_shard(("image", "label", "split", "status"))
     rows = rows.with_columns(row=pl.int_range(pl.len()).over("shard"))
     total = len(rows)
     rows = rows.filter(pl.col("status") == OK)

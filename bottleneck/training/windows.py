@@ -16,11 +16,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from bottleneck.errors import ConfigError
-from bottleneck.table.columns import conform, row_group_rows, to_numpy
-from bottleneck.table.location import arrow_filesystem
+from bottleneck.table.columns import pooled, row_group_rows, to_numpy
+from bottleneck.table.reading import ShardReader
 from bottleneck.training.rows import DTYPES, FeatureRows
 
 #: Minimum number of chunks that a window is dealt from, so that each epoch mixes other rows.
@@ -87,7 +86,7 @@ class WindowReader:
         self._rows = rows
         self._dtype = DTYPES[dtype]
         self._rank, self._world, self._threads = rank, world, threads
-        self._filesystem, self._root = arrow_filesystem(rows.snapshot.table_uri)
+        self._files = rows.snapshot.files
         self.whole = len(rows) <= window_rows
         self._window_rows = window_rows
         self._edges = _chunk_edges(rows, max(1, window_rows // _CHUNKS_PER_WINDOW))
@@ -172,42 +171,22 @@ class WindowReader:
 
         def read(task: tuple[int, list[tuple[int, int]]]) -> None:
             number, pieces = task
-            path = f"{self._root}/{self._rows.snapshot.shards[number].path}"
-            with pq.ParquetFile(path, filesystem=self._filesystem, pre_buffer=False) as file:
-                edges = _row_group_edges(file)
+            path = self._rows.snapshot.shards[number].path
+            with ShardReader(self._files, path) as reader:
                 for begin, end in pieces:
-                    self._fill_piece(values, file, edges, row[begin:end], begin)
+                    # Another writer may have cut the shard into other row groups.
+                    part = values[begin:end]
+                    for some, table in reader.take(row[begin:end], ["features"]):
+                        read = to_numpy(table["features"], self._rows.snapshot.spec.shape)
+                        part[some] = self._stored(self._pooled(read))
 
         with ThreadPoolExecutor(self._threads) as pool:
             list(pool.map(read, work))
 
-    def _fill_piece(
-        self,
-        values: npt.NDArray[Any],
-        file: Any,
-        edges: npt.NDArray[np.int64],
-        rows: npt.NDArray[np.int64],
-        begin: int,
-    ) -> None:
-        """Reads rows of a shard, which another writer may have cut into other row groups."""
-        groups = np.searchsorted(edges, rows, side="right") - 1
-        for group in np.unique(groups).tolist():
-            chosen = np.flatnonzero(groups == group)
-            table = conform(file.read_row_group(group, columns=["features"]), ["features"])
-            column = table["features"].combine_chunks()
-            wanted = rows[chosen] - edges[group]
-            if column.null_count or len(wanted) != len(column):
-                column = column.take(wanted)
-            read = self._pooled(to_numpy(column, self._rows.snapshot.spec.shape))
-            values[begin + chosen[0] : begin + chosen[-1] + 1] = self._stored(read)
-
     def _pooled(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         if self._rows.pool == "none":
             return values.reshape(len(values), -1)
-        flat = values.reshape(len(values), -1, values.shape[-1])
-        pooled: npt.NDArray[np.float32]
-        pooled = flat.mean(axis=1) if self._rows.pool == "avg" else flat.max(axis=1)
-        return pooled
+        return pooled(values, self._rows.pool)
 
     def _stored(self, values: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
         if self._dtype == np.float16 and len(values) and np.abs(values).max() > _FLOAT16_MAX:
@@ -220,11 +199,6 @@ class WindowReader:
 
 _GROUPS_PER_TASK = 8
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
-
-
-def _row_group_edges(file: Any) -> npt.NDArray[np.int64]:
-    sizes = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
-    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
 
 def _chunk_edges(rows: FeatureRows, chunk_rows: int) -> npt.NDArray[np.int64]:
