@@ -85,7 +85,7 @@ def add_rows(
     columns["label"], columns["split"] = (column or [None] * count for column in (labels, splits))
     ok = np.array([status == "ok" for status in statuses])
     arrays = [pa.array(column, SCHEMA.field(name).type) for name, column in columns.items()]
-    features = features_array(values[ok].reshape(int(ok.sum()), -1), ok)
+    features = features_array(values[ok].reshape(int(ok.sum()), int(np.prod(values.shape[1:]))), ok)
     rows = pa.table([*arrays, features], schema=SCHEMA)
     files = table.snapshot().files
     written: list[Shard] = []

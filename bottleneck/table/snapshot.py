@@ -280,7 +280,8 @@ class Snapshot:
         except (OSError, pa.ArrowException) as e:
             raise TableError(
                 f"cannot read version {self.version} of {redact_uri(self.table_uri)}: "
-                f"{one_line(e, 'first')}; check the credentials, or run again if a vacuum was under way"
+                f"{one_line(e, 'first')}; check the credentials, or run again if a vacuum was "
+                "under way"
             ) from e
 
 
