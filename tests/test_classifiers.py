@@ -160,6 +160,12 @@ def test_files_that_are_missing_or_changed(tmp_path: Path, head: Any, fused: Any
         load_head(model)
 
 
+def test_an_imagenet_network_has_no_head_for_features(tmp_path: Path, head: Any) -> None:
+    model = replace(write_model(str(tmp_path / "pets"), head, None), uri="imagenet:vgg16")
+    with pytest.raises(ModelError, match=r"^imagenet:vgg16 has no head for features of a table; "):
+        load_head(replace(model, manifest=None))
+
+
 def test_models_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=f"^there is no model at {tmp_path}/pets "):
         locate_model(str(tmp_path / "pets"))

@@ -246,25 +246,27 @@ def _resampled_classes(
     macros: list[Floats] = []
     for block in resamples(confusion[rows, columns], generator):
         shape = (len(block), len(confusion))
-        drawn_hits, drawn_support, drawn_predicted = (np.zeros(shape, np.int64) for _ in range(3))
-        drawn_hits[:, rows[diagonal]] = block[:, diagonal]
-        drawn_support[:, true_classes] = np.add.reduceat(block, row_starts, axis=1)
-        drawn_predicted[:, predicted_classes] = np.add.reduceat(
+        resampled_hits, resampled_support, resampled_predicted = (
+            np.zeros(shape, np.int64) for _ in range(3)
+        )
+        resampled_hits[:, rows[diagonal]] = block[:, diagonal]
+        resampled_support[:, true_classes] = np.add.reduceat(block, row_starts, axis=1)
+        resampled_predicted[:, predicted_classes] = np.add.reduceat(
             block[:, by_column], column_starts, axis=1
         )
-        figures = _class_figures(drawn_hits, drawn_support, drawn_predicted)
+        figures = _class_figures(resampled_hits, resampled_support, resampled_predicted)
         f1s.append(figures[2])
         macros.append(np.stack([np.nanmean(figure, axis=1) for figure in figures]))
-    drawn_f1 = np.concatenate(f1s)
-    drawn_macros = np.concatenate(macros, axis=1)
+    resampled_f1 = np.concatenate(f1s)
+    resampled_macros = np.concatenate(macros, axis=1)
     return (
         [
-            percentile(value, drawn_f1[:, number]) if support[number] else None
+            percentile(value, resampled_f1[:, number]) if support[number] else None
             for number, value in enumerate(values[2])
         ],
         [
-            percentile(float(np.nanmean(value)), drawn)
-            for value, drawn in zip(values, drawn_macros, strict=True)
+            percentile(float(np.nanmean(value)), resampled)
+            for value, resampled in zip(values, resampled_macros, strict=True)
         ],
     )
 

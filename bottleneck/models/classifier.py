@@ -182,9 +182,13 @@ def load_head(model: LocatedModel, *, batch_size: int = 32, threads: int = 0) ->
     """Loads a trained model's head: features in.
 
     Raises:
-        ModelError: It is missing, damaged or cannot be loaded.
+        ModelError: It is missing, damaged or cannot be loaded, or the model was not trained here.
     """
-    assert model.manifest is not None
+    if model.manifest is None:
+        raise ModelError(
+            f"{model.uri} has no head for features of a table; give a model that the train job "
+            "wrote, or load the whole network, which takes images"
+        )
     configure_backend(threads)
     network = load_keras(read_file(model.manifest, HEAD))
     return Classifier(network, model.labels, dtype="float32", batch_size=batch_size)

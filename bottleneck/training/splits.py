@@ -30,7 +30,7 @@ _DRAWN_FRACTION = 0.2
 
 @dataclass(frozen=True)
 class LabelledRows:
-    """The rows that a head learns from and is judged on, in the order they have in the snapshot.
+    """The rows that a head learns from and is evaluated on, in the order they have in the snapshot.
 
     Attributes:
         labels: The labels' names, sorted; a row's class is the place of its label here.
