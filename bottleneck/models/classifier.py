@@ -36,11 +36,11 @@ class LocatedModel:
 
     Attributes:
         uri: As given.
-        spec: Of the features inside it.
+        spec: Specification of the features inside it.
         labels: Names of its classes, in order.
         digest: What identifies its head.
-        manifest: Of a trained model; None for an ImageNet one.
-        weights: Of an ImageNet network: ``imagenet``, a path or a URI.
+        manifest: Manifest of a trained model; None for an ImageNet one.
+        weights: Weights of an ImageNet network: ``imagenet``, a path or a URI.
     """
 
     uri: str
@@ -52,7 +52,7 @@ class LocatedModel:
 
     @property
     def weights_bytes(self) -> int:
-        """About the size of the whole network's weights."""
+        """Approximate size of the whole network's weights in bytes."""
         if self.manifest is None:
             return LARGE_NETWORK_BYTES
         return max(record.bytes for record in self.manifest.files.values())
@@ -62,7 +62,7 @@ def locate_model(uri: str, weights: str | None = None) -> LocatedModel:
     """Finds a model and reads what it is.
 
     Args:
-        uri: Of a trained model, or ``imagenet:NAME``.
+        uri: URI of a trained model, or ``imagenet:NAME``.
         weights: For ``imagenet:NAME``, a file or URI instead of Keras's own weights.
 
     Raises:
@@ -104,7 +104,7 @@ class Classifier:
     Args:
         network: Keras model to probabilities.
         labels: Names of the classes, in the order of the probabilities.
-        dtype: Of its inputs.
+        dtype: Type of its inputs.
         batch_size: Rows computed at once; the last batch is padded.
     """
 
@@ -138,7 +138,7 @@ class Classifier:
 
 
 def load_classifier(model: LocatedModel, *, batch_size: int = 32, threads: int = 0) -> Classifier:
-    """Loads a whole network: images in. A trained model's file is fetched once a node.
+    """Loads a whole network, which takes images. A trained model's file is fetched once per node.
 
     Raises:
         ModelError: The file is missing, damaged or cannot be loaded.
@@ -179,7 +179,7 @@ def load_model(uri: str) -> Classifier:
 
 
 def load_head(model: LocatedModel, *, batch_size: int = 32, threads: int = 0) -> Classifier:
-    """Loads a trained model's head: features in.
+    """Loads a trained model's head, which takes features.
 
     Raises:
         ModelError: It is missing, damaged or cannot be loaded, or the model was not trained here.

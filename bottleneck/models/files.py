@@ -44,7 +44,7 @@ class ModelManifest:
 
     Attributes:
         uri: Where the model is.
-        spec: Of the features that the head takes.
+        spec: Specification of the features that the head takes.
         labels: Names of the classes, in the order of the outputs.
         binary: Whether the one output is the probability of the second label.
         files: The other files by name.
@@ -92,12 +92,12 @@ def finish_model(manifest: ModelManifest) -> None:
 
 
 def model_exists(uri: str) -> bool:
-    """Whether a finished model is there."""
+    """Returns whether a finished model is there."""
     return exists(join_uri(uri, MANIFEST))
 
 
 def withdraw_model(uri: str) -> None:
-    """Takes a model back before its files are replaced."""
+    """Deletes the manifest first, so that a half-replaced model is never read as complete."""
     if model_exists(uri):
         delete(join_uri(uri, MANIFEST))
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-#: A feature's standard deviation is taken to be at least this share of the features' mean one:
-#: channels that are silent in nearly all training images would otherwise be blown up a
-#: thousandfold in the first other image that wakes them.
-_SMALLEST_DEVIATION = 0.1
+#: Minimum of a feature's standard deviation, as a share of the mean over all features: channels
+#: that are silent in nearly all training images would otherwise be amplified a thousandfold in the
+#: first other image that activates them.
+_MIN_DEVIATION = 0.1
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,15 @@ class HeadConfig:
     """What a head looks like.
 
     Attributes:
-        shape: Of one image's features.
+        shape: Shape of one image's features.
         classes: Number of labels.
         hidden: Units of the hidden layers; none for a linear head.
         pool: ``none``, ``avg`` or ``max`` over the map before anything else.
         dropout: Share of each hidden layer's units dropped while training.
         l2: Weight of the penalty on squared kernels.
-        standardize: Whether features are standardised first.
+        standardize: Whether features are standardized first.
         binary: One sigmoid output, the probability of the second label, instead of a softmax.
-        seed: Of the initial weights.
+        seed: Seed of the initial weights.
     """
 
     shape: tuple[int, ...]
@@ -105,7 +105,7 @@ def set_standardization(
     """
     mean = total / count
     variance = np.maximum(squares / count - mean**2, 0)
-    floor = (_SMALLEST_DEVIATION * np.sqrt(variance).mean()) ** 2
+    floor = (_MIN_DEVIATION * np.sqrt(variance).mean()) ** 2
     # All features constant: dividing by one leaves the head to learn nothing, not NaN.
     variance = np.maximum(variance, floor if floor > 0 else 1.0)
     layer = head.get_layer("standardize")
@@ -121,7 +121,7 @@ def dense_part(head: Any) -> Sequence[Any]:
 
 
 def class_probabilities(outputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Turns a head's outputs into one column a class: (N, 1) or (N, C) → (N, C)."""
+    """Returns a head's outputs with one column per class: (N, 1) or (N, C) → (N, C)."""
     if outputs.shape[1] > 1:
         return outputs
     return np.concatenate([1 - outputs, outputs], axis=1)

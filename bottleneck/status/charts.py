@@ -18,7 +18,7 @@ _MOST_MARKERS = 40
 
 
 def draw(status: Status) -> bytes:
-    """Draws rows and bytes over time, and the images a second of each run, as a PNG."""
+    """Draws rows and bytes over time, and the images per second of each run, as a PNG."""
     # Loading matplotlib takes longer than all the rest; only who asks for a picture waits.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

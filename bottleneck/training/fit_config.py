@@ -19,15 +19,15 @@ class FitConfig:
     Attributes:
         head: The head.
         optimizer: ``adam``, ``rmsprop`` or ``sgd``.
-        learning_rate: At its highest.
+        learning_rate: Learning rate, at its highest.
         schedule: ``constant``, ``cosine`` or ``exponential``.
-        epochs: At most.
-        batch_size: Rows of a step over all workers.
+        epochs: Maximum passes over the training rows.
+        batch_size: Rows per step, over all workers.
         class_weights: Weight of each class.
         monitor: ``val_loss`` or ``val_accuracy``.
         patience: Epochs without a better one after which training stops; 0 for never.
-        seed: Of order and dropout.
-        dtype: How features are held, see :data:`bottleneck.training.rows.DTYPES`.
+        seed: Seed of order and dropout.
+        dtype: How features are held, a key of :data:`bottleneck.training.rows.DTYPES`.
         total_rows: Training rows over all workers.
     """
 
@@ -46,7 +46,7 @@ class FitConfig:
 
     @property
     def steps(self) -> int:
-        """Steps of the whole training, if it is not stopped early."""
+        """Number of steps of the whole training, if it is not stopped early."""
         return self.epochs * math.ceil(self.total_rows / self.batch_size)
 
 

@@ -30,11 +30,11 @@ class HeadFitter:
 
     Args:
         config: What to fit and how.
-        length: Values of a row as held.
-        rank: Of this worker.
+        length: Values per row as held.
+        rank: Rank of this worker.
         world: Number of workers. With more than one, ``TF_CONFIG`` must describe them and no
             TensorFlow operation may have run yet.
-        timeout_s: How long workers wait for one another at a step.
+        timeout_s: Seconds that workers wait for one another at a step.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class HeadFitter:
         scalar = tf.TensorSpec([], tf.int32)
 
         def everywhere(function: Any) -> Any:
-            """Runs on every worker, which then may add up tensors."""
+            """Has a function run on every worker, which may then sum tensors up."""
             if self._strategy is None:
                 return function
             return lambda *arguments: self._strategy.run(function, args=arguments)
@@ -158,7 +158,7 @@ class HeadFitter:
         )
 
     def add_up(self, arrays: list[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-        """Adds arrays of equal shapes up over all workers."""
+        """Sums arrays of equal shapes up over all workers."""
         tensors = self._sum(*[self._tf.convert_to_tensor(array) for array in arrays])
         return [tensor.numpy() for tensor in tensors]
 
@@ -175,11 +175,11 @@ class HeadFitter:
 
         Args:
             train: The training rows.
-            epoch: Number of the epoch, from 0; decides order and dropout.
+            epoch: Number of the epoch, from 0; it decides order and dropout.
 
         Returns:
-            ``loss`` (penalties included) and ``accuracy``, means over the rows as they were
-            when their batch came.
+            ``loss`` (penalties included) and ``accuracy`` (0…1), means over the rows, each computed
+            with the weights before its batch's update.
         """
         tf, config = self._tf, self.config
         loss, hits, done, step = 0.0, 0.0, 0, 0

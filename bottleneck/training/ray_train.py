@@ -198,7 +198,14 @@ class TrainingRun:
         return start + len(entries)
 
     def evaluate(self, weights: Sequence[npt.NDArray[Any]]) -> tuple[str, Evaluation | None]:
-        """Evaluates on the test split, or on the validation split when there is none."""
+        """Evaluates on the test split, or on the validation split when there is none.
+
+        Args:
+            weights: Weights of the head.
+
+        Returns:
+            Name of the split, and the figures; "" and None when both splits are empty.
+        """
         if self._evaluated is None:
             return "", None
         rows = self._rows_at(self._evaluated)

@@ -20,7 +20,7 @@ class HeadSettings:
         optimizer: ``adam``, ``rmsprop`` or ``sgd``.
         learning_rate: Learning rate, at its highest.
         epochs: Maximum passes over the training rows.
-        batch_size: Rows of a step, over all workers together.
+        batch_size: Rows per step, over all workers.
         patience: Epochs without a better one after which training stops; 0 for never.
     """
 

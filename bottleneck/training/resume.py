@@ -1,4 +1,4 @@
-"""What a training that is not finished leaves beside its model-to-be, for ``--resume``."""
+"""State of an interrupted training, kept next to the model for ``--resume``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def earlier_settings(model_uri: str) -> dict[str, Any] | None:
     """Returns the settings of the training that was stopped there; None without one.
 
     Raises:
-        ModelError: The file that should hold them does not.
+        ModelError: The file does not hold settings.
     """
     place = _unfinished(model_uri, _SETTINGS)
     if not exists(place):
@@ -51,17 +51,17 @@ def earlier_settings(model_uri: str) -> dict[str, Any] | None:
 
 
 def write_settings(model_uri: str, settings: Mapping[str, Any]) -> None:
-    """Leaves the settings of a training that begins."""
+    """Writes the settings of a training that begins."""
     write_bytes(_unfinished(model_uri, _SETTINGS), json.dumps(settings).encode())
 
 
 def require_room(config: TrainConfig, uri: str, earlier: Mapping[str, Any] | None) -> None:
-    """Refuses to train over what is there, or to go on with nothing.
+    """Refuses to overwrite a model or a stopped training, or to resume where there is none.
 
     Args:
         config: What to do.
         uri: Where the model will be.
-        earlier: Settings of the training that was stopped there.
+        earlier: Settings of the training that was stopped there; None without one.
 
     Raises:
         ConfigError: There is nothing to resume.

@@ -33,8 +33,8 @@ class FeatureRows:
 
     Attributes:
         snapshot: The table.
-        shard: (N,) int32, number of each row's shard, ascending.
-        row: (N,) int64, place in the shard, ascending within it.
+        shard: (N,) int32, index of each row's shard, ascending.
+        row: (N,) int64, index in the shard, ascending within it.
         label: (N,) int32, class.
         pool: ``none``, ``avg`` or ``max``: how maps are reduced when read.
     """
@@ -50,7 +50,7 @@ class FeatureRows:
 
     @property
     def length(self) -> int:
-        """Values of one row as held."""
+        """Number of values per row as held."""
         return row_length(self.snapshot.spec, self.pool)
 
 
@@ -63,14 +63,14 @@ def window_rows(length: int, dtype: str, memory_bytes: float, workers: int, tota
     """Returns how many rows a window has.
 
     Args:
-        length: Values of a row.
+        length: Values per row.
         dtype: Key of :data:`DTYPES`.
-        memory_bytes: Of each worker.
-        workers: The fewest there may be.
+        memory_bytes: Memory of each worker for features.
+        workers: Smallest number of workers there may be.
         total: Rows of all splits that are held at once.
 
     Raises:
-        ConfigError: Not even a few rows fit.
+        ConfigError: Not even a row group per window fits.
     """
     fit = int(memory_bytes * workers // (length * DTYPES[dtype].itemsize))
     if fit >= total:

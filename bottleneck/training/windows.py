@@ -35,8 +35,8 @@ class Window:
 
     Attributes:
         label: (n,) int32, classes of all rows of the window, whoever holds them.
-        owner: (n,) int32, rank of the worker that holds each.
-        place: (n,) int64, its place in that worker's `values`.
+        owner: (n,) int32, rank of the worker that holds each row.
+        place: (n,) int64, index of the row in that worker's `values`.
         values: (m, L) of the reader's `dtype`: the rows that this worker holds.
     """
 
@@ -64,11 +64,11 @@ class WindowReader:
     """Reads one worker's part of the windows.
 
     Args:
-        rows: The split.
-        dtype: Key of :data:`DTYPES`.
-        window_rows: Most rows of a window, over all workers. It decides the order of training
+        rows: The rows of a split.
+        dtype: Key of :data:`~bottleneck.training.rows.DTYPES`.
+        window_rows: Maximum rows of a window, over all workers. It decides the order of training
             and must not depend on which workers are there.
-        rank: Of this worker.
+        rank: Rank of this worker.
         world: Number of workers.
         threads: Threads that read.
     """
@@ -99,7 +99,7 @@ class WindowReader:
         read the first time only, and stays.
 
         Args:
-            seed: Of the order of chunks; None keeps the snapshot's.
+            seed: Seed of the order of chunks; None keeps the snapshot's order.
 
         Yields:
             Windows that together hold every row once.
@@ -114,7 +114,7 @@ class WindowReader:
         chunks = np.arange(len(self._edges) - 1)
         if seed is not None:
             chunks = np.random.default_rng(seed).permutation(chunks)
-        groups = self._dealt(chunks)
+        groups = self._grouped(chunks)
         with ThreadPoolExecutor(1) as ahead:
             coming: Future[Window] = ahead.submit(self._read, groups[0])
             for group in [*groups[1:], None]:
@@ -123,8 +123,8 @@ class WindowReader:
                     coming = ahead.submit(self._read, group)
                 yield window
 
-    def _dealt(self, chunks: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
-        """Cuts a sequence of chunks where the next one would not fit the window."""
+    def _grouped(self, chunks: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+        """Cuts a sequence of chunks into windows, where the next chunk would not fit."""
         sizes = np.diff(self._edges)[chunks]
         groups, begin, held = [], 0, 0
         for number, size in enumerate(sizes.tolist()):
@@ -135,7 +135,7 @@ class WindowReader:
         return [*groups, chunks[begin:]]
 
     def _read(self, chunks: npt.NDArray[np.int64]) -> Window:
-        """Reads this worker's chunks of a window; the others' are only known."""
+        """Reads this worker's chunks of a window; of the others' it knows labels and owners."""
         sizes = np.diff(self._edges)[chunks]
         owners = _share_out(sizes, self._world)
         index = np.concatenate(
@@ -155,7 +155,7 @@ class WindowReader:
             return
         shard, row = self._rows.shard[index], self._rows.row[index]
         group_rows = row_group_rows(self._rows.snapshot.spec.length)
-        # One piece of work a row group: large enough for a thread, and no row is read twice.
+        # One piece of work per row group: large enough for a thread, and no row is read twice.
         group = row // group_rows
         starts = np.flatnonzero(np.r_[True, (np.diff(shard) != 0) | (np.diff(group) != 0)])
         ends = np.r_[starts[1:], len(index)]
@@ -215,7 +215,11 @@ def _chunk_edges(rows: FeatureRows, chunk_rows: int) -> npt.NDArray[np.int64]:
 
 
 def _share_out(sizes: npt.NDArray[np.int64], world: int) -> npt.NDArray[np.int32]:
-    """Gives each chunk to a worker, the largest first to who has least (LPT)."""
+    """Assigns chunks to workers, largest first, each to the least loaded worker (LPT).
+
+    Returns:
+        (K,) int32, rank of each chunk's worker.
+    """
     owners = np.zeros(len(sizes), np.int32)
     load = [0] * world
     for chunk in np.argsort(-sizes, kind="stable").tolist():
@@ -228,7 +232,7 @@ def _share_out(sizes: npt.NDArray[np.int64], world: int) -> npt.NDArray[np.int32
 def moments(
     windows: Iterator[Window],
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], int]:
-    """Adds up the values that this worker holds.
+    """Sums up the values that this worker holds.
 
     Returns:
         (L,) sums, (L,) sums of squares, both float64, and the number of rows.

@@ -29,7 +29,7 @@ _CONVERTED_ROWS = 8192
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """What every training worker is told.
+    """Settings of every training worker.
 
     Attributes:
         fit: What to fit and how.
@@ -48,22 +48,22 @@ class WorkerConfig:
 
 @ray.remote(num_cpus=0)
 class EpochLog:
-    """Carries what happens in the workers to the driver while it waits for them."""
+    """Carries finished epochs and errors from the workers to the driver, which polls it."""
 
     def __init__(self) -> None:
         self._entries: list[dict[str, float]] = []
         self._error: BottleneckError | None = None
 
     def add(self, entry: dict[str, float]) -> None:
-        """Takes a finished epoch."""
+        """Records a finished epoch."""
         self._entries.append(entry)
 
     def fail(self, error: BottleneckError) -> None:
-        """Takes an error that starting again would not cure."""
+        """Records an error that starting again would not cure."""
         self._error = error
 
     def read(self, start: int) -> tuple[list[dict[str, float]], BottleneckError | None]:
-        """Returns the entries from a place on, and the error if there is one."""
+        """Returns the epochs from index `start` on, and the error if there is one."""
         return self._entries[start:], self._error
 
 
@@ -124,7 +124,7 @@ def _train(config: WorkerConfig) -> None:
 
 
 def head_with_weights(config: HeadConfig, weights: Sequence[npt.NDArray[Any]]) -> Any:
-    """Builds a head with trained weights."""
+    """Returns a head with trained weights, ``keras.Model``."""
     head = build_head(config)
     head.set_weights(list(weights))
     if config.standardize:
