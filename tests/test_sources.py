@@ -480,9 +480,9 @@ def test_known_archives_are_not_read_again(s3):
     known = {
         prefix: (
             fingerprint,
-            images.filter(pl.col("image").str.starts_with(prefix + "/"))
-            .select("image", "label", "split", "fingerprint")
-            .to_arrow(),
+            images.filter(pl.col("image").str.starts_with(prefix + "/")).select(
+                "image", "label", "split", "fingerprint"
+            ),
         )
         for prefix, (fingerprint, _) in before.archives.items()
     }

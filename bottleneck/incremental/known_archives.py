@@ -8,7 +8,6 @@ a memory: without it archives are read again.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import polars as pl
 
@@ -35,7 +34,7 @@ def remember_archives(table_uri: str, layout: str, archives: Mapping[str, tuple[
         write_note(table_uri, _NOTE, note)
 
 
-def recall_archives(snapshot: Snapshot, layout: str) -> dict[str, tuple[str, Any]]:
+def recall_archives(snapshot: Snapshot, layout: str) -> dict[str, tuple[str, pl.DataFrame]]:
     """Returns image prefix → (fingerprint, rows) of the archives that need no reading."""
     note = read_note(snapshot.table_uri, _NOTE)
     if note is None:
@@ -64,8 +63,8 @@ def recall_archives(snapshot: Snapshot, layout: str) -> dict[str, tuple[str, Any
         noted=archives_of(),
         archive=pl.col("image").str.extract(r"(?i)^(.*?\.tar)/", 1),
     ).join(noted, on=["archive", "noted"])
-    found: dict[str, tuple[str, Any]] = {}
+    found: dict[str, tuple[str, pl.DataFrame]] = {}
     for (archive,), group in rows.group_by(["archive"]):
         if len(group) == group["images"][0]:
-            found[str(archive)] = (group["noted"][0], group.select(columns).to_arrow())
+            found[str(archive)] = (group["noted"][0], group.select(columns))
     return found

@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 
 from bottleneck.images.statuses import OK
-from bottleneck.incremental.work import _work
+from bottleneck.incremental.work import work_of
 from bottleneck.storage.fingerprints import are_etags, sizes_of
 from bottleneck.table.snapshot import Snapshot
 
@@ -18,24 +18,24 @@ from bottleneck.table.snapshot import Snapshot
 Hasher = Callable[[pa.Table], pa.Table]
 
 
-def _places(listed: pl.DataFrame, known: pl.DataFrame) -> pl.Series:
+def find_rows(listed: pl.DataFrame, known: pl.DataFrame) -> pl.Series:
     """Finds for each listed image the number of its row in `known`; null where it has none.
 
-    Only names are joined: that takes 200 bytes a row, a join with all columns 530.
+    Only names are joined: that takes 200 bytes per row, a join with all columns 530.
     """
-    rows = known.select("image", place=pl.int_range(pl.len(), dtype=pl.UInt32))
+    rows = known.select("image", row=pl.int_range(pl.len(), dtype=pl.UInt32))
     joined = listed.select("image").join(rows, on="image", how="left", maintain_order="left")
-    return joined["place"]
+    return joined["row"]
 
 
-def _without(known: pl.DataFrame, places: pl.Series) -> pl.DataFrame:
-    """Returns the rows that no listed image has."""
+def unlisted(known: pl.DataFrame, row: pl.Series) -> pl.DataFrame:
+    """Returns the rows that no listed image has, given :func:`find_rows`."""
     seen = np.zeros(len(known), dtype=bool)
-    seen[places.drop_nulls().to_numpy()] = True
+    seen[row.drop_nulls().to_numpy()] = True
     return known.filter(pl.Series(~seen))
 
 
-def _same_etag(new: pl.DataFrame, gone: pl.DataFrame) -> pl.DataFrame:
+def pair_by_etag(new: pl.DataFrame, gone: pl.DataFrame) -> pl.DataFrame:
     """Pairs new images with gone ones of equal ETag: the same bytes, without reading them.
 
     Only ETags of whole objects say so: a tar member's fingerprint names its archive.
@@ -56,7 +56,7 @@ def _pair(new: pl.DataFrame, old: pl.DataFrame, key: str) -> pl.DataFrame:
     return left.join(right, on=[key, "_rank"], how="inner").drop("_rank")
 
 
-def _same_content(
+def pair_by_content(
     snapshot: Snapshot,
     new: pl.DataFrame,
     changed: pl.DataFrame,
@@ -69,6 +69,18 @@ def _same_content(
     ETags already decided where both sides have one. Of the others a new image is a candidate
     when a gone one has its size, a changed one when its size stayed; sizes stand in the
     fingerprints of files and tar members.
+
+    Args:
+        snapshot: The table.
+        new: Listing rows of images that the table does not have.
+        changed: Listing rows of another fingerprint than the table's, with the columns `status`,
+            `shard` and `fingerprint_old` of the table.
+        gone: Rows of the table that no listed image has.
+        renamed: Pairs of new and gone images that :func:`pair_by_etag` found.
+        hasher: Reads the candidates.
+
+    Returns:
+        All pairs of new and gone images, and the changed ones whose content is the same.
     """
     size = sizes_of()
     gone = gone.join(renamed.select(image="image_old"), on="image", how="anti").filter(
@@ -86,10 +98,7 @@ def _same_content(
     candidates = pl.concat(
         [frame.select(new.columns) for frame in (rename_candidates, touch_candidates)]
     )
-    hashes = pl.from_arrow(
-        hasher(_work(candidates.with_columns(pl.lit(None, pl.Int32).alias("shard"))))
-    )
-    assert isinstance(hashes, pl.DataFrame)
+    hashes = pl.DataFrame(hasher(work_of(candidates)))
     touched_shards = pl.concat([gone["shard"], touch_candidates["shard"]]).unique().to_list()
     old_hashes = snapshot.part(touched_shards).read_by_shard(("image", "sha256")).drop("shard")
     more = _pair(

@@ -12,10 +12,17 @@ from dataclasses import dataclass, field
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from bottleneck.images.statuses import OK
-from bottleneck.incremental.matching import Hasher, _places, _same_content, _same_etag, _without
-from bottleneck.incremental.work import _work
+from bottleneck.incremental.matching import (
+    Hasher,
+    find_rows,
+    pair_by_content,
+    pair_by_etag,
+    unlisted,
+)
+from bottleneck.incremental.work import work_of
 from bottleneck.table.snapshot import Snapshot
 
 Identity = Mapping[str, str | None]
@@ -63,9 +70,7 @@ class Plan:
     @property
     def bytes_to_read(self) -> int:
         """Bytes of the images to compute, as far as the listing knows their sizes."""
-        sizes = pl.from_arrow(self.work.select(["bytes"]))
-        assert isinstance(sizes, pl.DataFrame)
-        return int(sizes["bytes"].sum() or 0)
+        return int(pc.sum(self.work["bytes"]).as_py() or 0)
 
 
 def make_plan(
@@ -89,61 +94,84 @@ def make_plan(
     Returns:
         The plan.
     """
-    listed = pl.from_arrow(listing)
-    assert isinstance(listed, pl.DataFrame)
+    listed = pl.DataFrame(listing)
     if snapshot is None or not snapshot.shards:
-        work = _work(listed.with_columns(pl.lit(None, pl.Int32).alias("shard")))
-        return Plan(snapshot, work, listed=len(listed), new=len(listed))
+        return Plan(snapshot, work_of(listed), listed=len(listed), new=len(listed))
+    found = _compare(listed, snapshot, retry_failed)
+    reusable = found.gone if not keep_deleted else found.gone.clear()
+    renamed = pair_by_etag(found.new, reusable)
+    touched = found.changed.clear()
+    if hasher is not None:
+        renamed, touched = pair_by_content(
+            snapshot, found.new, found.changed, reusable, renamed, hasher
+        )
+    new = found.new.join(renamed.select("image"), on="image", how="anti")
+    changed = found.changed.join(touched.select("image"), on="image", how="anti")
+    dropped = reusable.join(renamed.select(image="image_old"), on="image", how="anti")
+    kept = pl.concat([found.relabelled, touched]).with_columns(image_old=pl.col("image"))
+    replacing = pl.concat([changed, found.retried]).select([*listed.columns, "shard"])
+    reused = len(renamed) + len(kept)
+    return Plan(
+        snapshot=snapshot,
+        work=work_of(pl.concat([replacing, new], how="diagonal")),
+        drops=_by_shard(snapshot, dropped),
+        replacements=_replacements(snapshot, pl.concat([_identity(renamed), _identity(kept)])),
+        listed=len(listed),
+        new=len(new),
+        changed=len(changed),
+        retried=len(found.retried),
+        reused=reused,
+        removed=len(dropped),
+        unchanged=len(listed) - len(new) - len(changed) - len(found.retried) - reused,
+        failed_before=found.failed_before,
+    )
 
-    columns = ("image", "label", "split", "fingerprint", "status")
-    known = snapshot.read_by_shard(columns)
-    place = _places(listed, known)
-    there = place.is_not_null()
-    before = {name: known[name].gather(place) for name in ("label", "split", "fingerprint")}
+
+@dataclass(frozen=True)
+class _Compared:
+    """A listing and a table's rows, by the names of the images alone.
+
+    Attributes:
+        new: Listing rows of images that the table does not have.
+        changed: Listing rows of another fingerprint than the table's; these and the next two with
+            the table's `label_old`, `split_old`, `fingerprint_old`, `status` and `shard`.
+        retried: Listing rows of images that failed, are the same and are to be tried again.
+        relabelled: Listing rows of images that are the same but for label or split.
+        gone: Rows of the table that no listed image has.
+        failed_before: Number of images that failed and are left as they are.
+    """
+
+    new: pl.DataFrame
+    changed: pl.DataFrame
+    retried: pl.DataFrame
+    relabelled: pl.DataFrame
+    gone: pl.DataFrame
+    failed_before: int
+
+
+def _compare(listed: pl.DataFrame, snapshot: Snapshot, retry_failed: bool) -> _Compared:
+    known = snapshot.read_by_shard(("image", "label", "split", "fingerprint", "status"))
+    row = find_rows(listed, known)
+    there = row.is_not_null()
+    before = {name: known[name].gather(row) for name in ("label", "split", "fingerprint")}
     kept = {name: listed[name].eq_missing(values) for name, values in before.items()}
     del before
     same = there & kept["fingerprint"]
-    failed = there & (known["status"].gather(place) != OK).fill_null(False)
+    failed = there & (known["status"].gather(row) != OK).fill_null(False)
     moved = same & ~(kept["label"] & kept["split"])
     retry = same & failed & retry_failed
 
     def matched(chosen: pl.Series) -> pl.DataFrame:
-        old = known[place.filter(chosen)].drop("image")
+        old = known[row.filter(chosen)].drop("image")
         old = old.rename({name: f"{name}_old" for name in ("label", "split", "fingerprint")})
         return pl.concat([listed.filter(chosen), old], how="horizontal")
 
-    changed = matched(there & ~same)
-    retried = matched(retry)
-    relabelled = matched(moved & ~retry)
-    new = listed.filter(~there)
-    gone = _without(known, place)
-    reusable = gone if not keep_deleted else gone.clear()
-
-    renamed = _same_etag(new, reusable)
-    if hasher is not None:
-        renamed, touched = _same_content(snapshot, new, changed, reusable, renamed, hasher)
-    else:
-        touched = changed.clear()
-    new = new.join(renamed.select("image"), on="image", how="anti")
-    changed = changed.join(touched.select("image"), on="image", how="anti")
-    dropped = reusable.join(renamed.select(image="image_old"), on="image", how="anti")
-
-    relabels = pl.concat([relabelled, touched]).with_columns(image_old=pl.col("image"))
-    replacing = pl.concat([changed, retried]).select([*listed.columns, "shard"])
-    adding = new.with_columns(pl.lit(None, pl.Int32).alias("shard"))
-    reused = len(renamed) + len(relabels)
-    return Plan(
-        snapshot=snapshot,
-        work=_work(pl.concat([replacing, adding])),
-        drops=_by_shard(snapshot, dropped),
-        replacements=_replacements(snapshot, pl.concat([_identity(renamed), _identity(relabels)])),
-        listed=len(listed),
-        new=len(new),
-        changed=len(changed),
-        retried=len(retried),
-        reused=reused,
-        removed=len(dropped),
-        unchanged=len(listed) - len(new) - len(changed) - len(retried) - reused,
+    return _Compared(
+        new=listed.filter(~there),
+        changed=matched(there & ~same),
+        retried=matched(retry),
+        relabelled=matched(moved & ~retry),
+        gone=unlisted(known, row),
         failed_before=int((failed & same & ~moved & ~retry).sum()),
     )
 

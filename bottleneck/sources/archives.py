@@ -20,7 +20,6 @@ from typing import Any, BinaryIO, cast
 
 import obstore
 import polars as pl
-import pyarrow as pa
 
 from bottleneck.console.redaction import redact_uri
 from bottleneck.errors import SourceError
@@ -54,7 +53,10 @@ _MEMBER_SCHEMA = {
     "offset": pl.Int64,
     "label": pl.String,
 }
-KnownArchives = Mapping[str, tuple[str, pa.Table]]
+
+#: Image prefix of archives that were read before → (their fingerprint of then, their rows: image,
+#: label, split, fingerprint).
+KnownArchives = Mapping[str, tuple[str, pl.DataFrame]]
 
 
 @dataclass(frozen=True)
@@ -104,14 +106,9 @@ def list_archives(
         yield from zip(archives, pool.map(rows_of, archives), strict=True)
 
 
-def _known_rows(archive: Archive, rows: pa.Table) -> pl.DataFrame:
-    """Listing rows again from a snapshot's; place and size stand in their fingerprints."""
-    frame = cast(
-        pl.DataFrame, pl.from_arrow(rows.select(["image", "label", "split", "fingerprint"]))
-    )
-    return frame.with_columns(
-        pl.col("image", "label", "split", "fingerprint").cast(pl.String)
-    ).select(
+def _known_rows(archive: Archive, rows: pl.DataFrame) -> pl.DataFrame:
+    """Makes listing rows of a table's again; offset and size stand in their fingerprints."""
+    return rows.select(
         "image",
         pl.lit(archive.uri).alias("uri"),
         "label",
