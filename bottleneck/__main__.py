@@ -65,6 +65,11 @@ JOBS = {
         "prediction.job:predict",
         "images or features and a model to a predictions table",
     ),
+    "status": Job(
+        "status.config:StatusConfig",
+        "status.job:show_status",
+        "what a features table holds and what its runs did",
+    ),
 }
 
 

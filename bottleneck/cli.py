@@ -9,34 +9,17 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-from bottleneck.config.parsing import _parse_flags, _with_config_file
-from bottleneck.config.values import failure_limit
+from bottleneck.config.flags import OutputFlags
+from bottleneck.config.parsing import parse_flags, with_config_file
 from bottleneck.console import logs
 from bottleneck.console.interruption import InterruptedRunError
-from bottleneck.errors import BottleneckError, TooManyFailuresError
-from bottleneck.incremental.summary import Summary
+from bottleneck.console.outcome import Outcome
+from bottleneck.errors import BottleneckError
 from bottleneck.storage import files, uris
 
-C = TypeVar("C")
-
-
-class Outcome(Protocol):
-    """What a job returns: a summary for people and for programs.
-
-    Attributes:
-        signal: Number of the signal that interrupted the job, or None.
-    """
-
-    signal: int | None
-
-    def to_text(self) -> str:
-        """Returns what is printed."""
-
-    def to_json(self) -> str:
-        """Returns what ``--summary`` keeps."""
-
+C = TypeVar("C", bound=OutputFlags)
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +36,7 @@ def run_job(
         config_type: The job's configuration, whose fields are its flags.
         job: What to run.
         argv: Arguments without the program's name; ``sys.argv`` when None.
-        prog: What the user typed, for ``--help``; derived from ``sys.argv`` when None.
+        prog: How the program is called, for ``--help``; derived from ``sys.argv`` when None.
 
     Returns:
         The exit code: 0; 1 when too many images failed or the run could not finish; 2 for
@@ -63,7 +46,8 @@ def run_job(
     """
     with logs.Console() as console:
         try:
-            return _run(config_type, job, sys.argv[1:] if argv is None else argv, prog, console)
+            arguments = sys.argv[1:] if argv is None else argv
+            return _run(config_type, job, arguments, prog, console)
         except (BottleneckError, InterruptedRunError) as e:
             logs.fail(str(e), exit_code=e.exit_code)
             return e.exit_code
@@ -89,20 +73,17 @@ def _run(
 ) -> int:
     # Errors of the flags themselves have the form that the flags ask for.
     console.as_json = _asks_for_json(argv)
-    arguments = _with_config_file(config_type, argv)
+    arguments = with_config_file(config_type, argv)
     console.as_json = _asks_for_json(arguments)
-    config = _parse_flags(config_type, arguments, prog)
+    config = parse_flags(config_type, arguments, prog)
     with contextlib.redirect_stdout(_RayMessages()):
-        summary = job(config)
-    print(summary.to_text(), flush=True)
-    target = getattr(config, "summary", None)
-    if target:
-        files.write_bytes(uris.normalize_uri(target), summary.to_json().encode())
-    if summary.signal is not None:
-        return 128 + summary.signal
-    if isinstance(summary, Summary):
-        _require_few_failures(summary, getattr(config, "max_failed", "100%"))
-    return 0
+        outcome = job(config)
+    print(outcome.to_json().rstrip() if config.json else outcome.to_text(), flush=True)
+    if config.summary:
+        files.write_bytes(uris.normalize_uri(config.summary), outcome.to_json().encode())
+    if outcome.error is not None:
+        logs.fail(str(outcome.error), exit_code=outcome.exit_code)
+    return outcome.exit_code
 
 
 def _asks_for_json(arguments: Sequence[str]) -> bool:
@@ -125,12 +106,3 @@ class _RayMessages(io.TextIOBase):
             if line.strip():
                 _log.debug("%s", line)
         return len(text)
-
-
-def _require_few_failures(summary: Summary, max_failed: str) -> None:
-    limit = failure_limit(max_failed, summary.tried)
-    if summary.failures > limit:
-        raise TooManyFailuresError(
-            f"{summary.failures:,} images failed and --max-failed {max_failed} allows {limit:,}; "
-            "the others are committed, see the statuses above and the table's `error` column"
-        )

@@ -355,7 +355,9 @@ def outcome_of(
 
 
 def told(**figures: Any) -> Callable[[ExtractConfig], Summary]:
-    return lambda config: Summary(run="r", source_uri="i", table_uri="f", **figures)
+    return lambda config: Summary(
+        run="r", source_uri="i", table_uri="f", max_failed=config.max_failed, **figures
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from bottleneck.cli import run_job
 from bottleneck.errors import SpecMismatchError, TableError
 from bottleneck.extraction.config import ExtractConfig
 from bottleneck.extraction.job import extract
-from bottleneck.extraction.maintenance import maintain
+from bottleneck.incremental.maintenance import maintain
 from bottleneck.incremental.summary import Summary
 from bottleneck.table.table import FeaturesTable
 

@@ -20,11 +20,18 @@ _RUN = """
 import os, sys, time
 from dataclasses import dataclass
 from bottleneck.cli import run_job
+from bottleneck.config.flags import OutputFlags
 from bottleneck.console.interruption import Interruption
 from bottleneck.incremental.summary import Summary
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(OutputFlags):
+    '''A job that waits.
+
+    Attributes:
+        mode: When signals end it.
+    '''
+
     mode: str = ""
 
 def job(config):
@@ -145,7 +152,7 @@ def test_maintenance_is_stopped_with_a_message_too(
 ) -> None:
     code = (
         "import os, sys, time\n"
-        "from bottleneck.extraction import maintenance\n"
+        "from bottleneck.incremental import maintenance\n"
         "from bottleneck.cli import run_job\n"
         "from bottleneck.extraction.config import ExtractConfig\n"
         "def wait(uri):\n"

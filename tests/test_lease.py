@@ -20,7 +20,7 @@ from small_tables import spec, write_table
 
 from bottleneck.errors import ConflictError, TableBusyError
 from bottleneck.extraction.config import ExtractConfig
-from bottleneck.extraction.maintenance import maintain
+from bottleneck.incremental.maintenance import maintain
 from bottleneck.table import lease
 from bottleneck.table.lease import Holder, Lease, require_free
 from bottleneck.table.table import FeaturesTable

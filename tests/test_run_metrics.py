@@ -18,7 +18,7 @@ from scraped import embedded_port, figures_in, figures_of, figures_once, require
 from bottleneck.cli import run_job
 from bottleneck.extraction.config import ExtractConfig
 from bottleneck.extraction.job import extract
-from bottleneck.extraction.maintenance import maintain
+from bottleneck.incremental.maintenance import maintain
 from bottleneck.incremental.summary import Summary
 
 ROOT = Path(__file__).resolve().parents[1]

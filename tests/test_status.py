@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from bottleneck.cli import run_job
 from bottleneck.config.parsing import parse
 from bottleneck.console.formatting import format_bytes
 from bottleneck.errors import ConfigError, TableError
@@ -23,6 +22,7 @@ from bottleneck.spec import FeatureSpec
 from bottleneck.status.charts import draw, page
 from bottleneck.status.config import StatusConfig
 from bottleneck.status.history import Run, Size, Status, table_status
+from bottleneck.status.job import show_status
 from bottleneck.table.columns import SCHEMA, features_array
 from bottleneck.table.files import TableFiles
 from bottleneck.table.schemas import RowFormat
@@ -313,18 +313,7 @@ def test_flags_that_are_not_allowed(flags: list[str], message: str) -> None:
     assert str(caught.value) == message
 
 
-@pytest.fixture
-def job() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("status_job", ROOT / "jobs" / "status.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_job(
-    job: ModuleType,
     uri: str,
     three_runs: list[Shard],
     tmp_path: Path,
@@ -332,14 +321,20 @@ def test_the_job(
 ) -> None:
     config = StatusConfig(features=uri)
     png, html = tmp_path / "new" / "s.PNG", tmp_path / "s.html"
-    assert job.main([f"--features={uri}", f"--plot={png}"]) == 0
+    assert run_job(StatusConfig, show_status, [f"--features={uri}", f"--plot={png}"]) == 0
     assert capsys.readouterr().out == table_status(config).to_text() + "\n"
     assert png.read_bytes().startswith(b"\x89PNG")
-    assert job.main([f"--features={uri}", "--json", f"--plot={html}"]) == 0
+    assert (
+        run_job(StatusConfig, show_status, [f"--features={uri}", "--json", f"--plot={html}"]) == 0
+    )
     assert capsys.readouterr().out == table_status(config).to_json()
     assert "truncated  1" in html.read_text()
+    saved = tmp_path / "status.json"
+    assert run_job(StatusConfig, show_status, [f"--features={uri}", f"--summary={saved}"]) == 0
+    assert saved.read_text() == table_status(config).to_json()
+    capsys.readouterr()
 
-    assert job.main([f"--features={tmp_path / 'none'}"]) == 2
+    assert run_job(StatusConfig, show_status, [f"--features={tmp_path / 'none'}"]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith(f"error: there is no features table at {tmp_path / 'none'}; ")

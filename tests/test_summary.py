@@ -44,7 +44,7 @@ def test_json_holds_every_attribute_under_its_name() -> None:
         "run", "source_uri", "table_uri", "outcome", "signal", "listed", "skipped", "new",
         "changed", "retried", "reused", "removed", "unchanged", "computed", "failed",
         "images_per_s", "stage_s", "bytes_read", "bytes_written", "commits", "version", "rows",
-        "precision", "nodes", "seconds", "deleted_files", "estimate",
+        "precision", "nodes", "seconds", "deleted_files", "max_failed", "estimate",
     ]  # fmt: skip
     assert [field.name for field in dataclasses.fields(Summary)] == keys
     text = summary().to_json()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bottleneck.config.flags import Placement
+from bottleneck.config.flags import ActorFlags
 from bottleneck.config.values import actor_range
 from bottleneck.console.formatting import format_bytes
 from bottleneck.errors import ConfigError
@@ -60,7 +60,7 @@ class ActorSizing:
 
 
 def size_actors(
-    config: Placement,
+    config: ActorFlags,
     node_resources: Sequence[Mapping[str, float]],
     memory: ActorMemory | None = None,
 ) -> ActorSizing:

@@ -1,52 +1,152 @@
-"""Checks that the configurations of the jobs share."""
+"""Checks of single values, declared beside the fields of a configuration.
+
+A field states what it allows in its type: ``batch_size: Annotated[int, AtLeast(1, "images")]``.
+:class:`bottleneck.config.flags.Flags` applies all of them when a configuration is made.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import fields
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal, Protocol, get_args, get_origin, get_type_hints
 
 from bottleneck.errors import ConfigError
 
 
-def require_choices(config: Any) -> None:
-    """Refuses words that a flag does not know; the command line does so by itself.
+class Bound(Protocol):
+    """A limit on the values of a field.
 
-    Raises:
-        ConfigError: A field has a value that is none of its type's.
+    Attributes:
+        metavar: Placeholder of the value in ``--help``; empty for the name of its type.
     """
-    hints = get_type_hints(type(config))
-    for field in fields(config):
-        kinds = [hints[field.name], *get_args(hints[field.name])]
-        allowed = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
-        value = getattr(config, field.name)
-        if allowed and value is not None and value not in allowed:
+
+    @property
+    def metavar(self) -> str:
+        """Placeholder of the value in ``--help``; empty for the name of its type."""
+
+    def require(self, name: str, value: Any) -> None:
+        """Raises :class:`ConfigError` if the field `name` must not have this value."""
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    """A lower bound of a number, or of each number of a tuple; only finite numbers are allowed.
+
+    Attributes:
+        lowest: Smallest value that is allowed.
+        unit: Unit of the number, for the message.
+        metavar: As in :class:`Bound`.
+    """
+
+    lowest: float
+    unit: str
+    metavar: str = ""
+
+    def require(self, name: str, value: Any) -> None:
+        """Refuses smaller, infinite and undefined numbers.
+
+        Raises:
+            ConfigError: The value is one of these.
+        """
+        for number in value if isinstance(value, tuple) else (value,):
+            if not (math.isfinite(number) and number >= self.lowest):
+                raise ConfigError(
+                    f"{flag_of(name)} {number} is not allowed; give {self.lowest:g} {self.unit} or "
+                    "more"
+                )
+
+
+@dataclass(frozen=True)
+class Gpus(AtLeast):
+    """A number of GPUs that Ray can assign: a whole number, or a fraction of one GPU."""
+
+    lowest: float = 0
+    unit: str = "GPUs"
+
+    def require(self, name: str, value: Any) -> None:
+        """Refuses negative numbers, and fractions above 1.
+
+        Raises:
+            ConfigError: The value is one of these.
+        """
+        super().require(name, value)
+        if value > 1 and not float(value).is_integer():
             raise ConfigError(
-                f"{flag_of(field.name)} {value!r} is not allowed; give {', '.join(allowed)}"
+                f"{flag_of(name)} {value} is not allowed; give a whole number, or a fraction of "
+                "one GPU such as 0.5"
             )
 
 
-def require_at_least(name: str, value: Any, lowest: float, unit: str) -> None:
-    """Refuses a number below what a flag allows; None passes.
+@dataclass(frozen=True)
+class Share:
+    """A share of a whole: from 0, below 1.
+
+    Attributes:
+        metavar: As in :class:`Bound`.
+    """
+
+    metavar: str = ""
+
+    def require(self, name: str, value: Any) -> None:
+        """Refuses other numbers.
+
+        Raises:
+            ConfigError: The value is one of these.
+        """
+        if not 0 <= value < 1:
+            raise ConfigError(f"{flag_of(name)} {value} is not allowed; give 0 or more, below 1")
+
+
+@dataclass(frozen=True)
+class Form:
+    """A text that a function of :mod:`bottleneck.config.values` can read.
+
+    Attributes:
+        read: Reads the text; raises ConfigError for another one.
+        metavar: As in :class:`Bound`.
+    """
+
+    read: Callable[[str], object]
+    metavar: str
+
+    def require(self, name: str, value: Any) -> None:
+        """Refuses texts that cannot be read.
+
+        Raises:
+            ConfigError: The value is one of these.
+        """
+        self.read(value)
+
+
+def require_allowed(config: Any) -> None:
+    """Checks each field against the words and bounds that its type declares; None passes.
+
+    Args:
+        config: A configuration: a dataclass instance.
 
     Raises:
-        ConfigError: It is lower, or not finite.
+        ConfigError: A field has a value that its type does not allow.
     """
-    if value is not None and not (math.isfinite(value) and value >= lowest):
-        raise ConfigError(f"{flag_of(name)} {value} is not allowed; give {lowest:g} {unit} or more")
+    hints = get_type_hints(type(config), include_extras=True)
+    for field in fields(config):
+        value, hint = getattr(config, field.name), hints[field.name]
+        if value is None:
+            continue
+        kind, *bounds = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        allowed = words_of(kind)
+        if allowed and value not in allowed:
+            raise ConfigError(
+                f"{flag_of(field.name)} {value!r} is not allowed; give {', '.join(allowed)}"
+            )
+        for bound in bounds:
+            bound.require(field.name, value)
 
 
-def require_gpus(name: str, gpus: float | None) -> None:
-    """Refuses a number of GPUs that Ray does not give: more than one, and not whole.
-
-    Raises:
-        ConfigError: It is.
-    """
-    if gpus is not None and gpus > 1 and not float(gpus).is_integer():
-        raise ConfigError(
-            f"{flag_of(name)} {gpus} is not allowed; give a whole number, or a fraction of one GPU "
-            "such as 0.5"
-        )
+def words_of(kind: Any) -> tuple[str, ...]:
+    """Returns the words that a type allows: those of a Literal, also of an optional one."""
+    kinds = [kind, *get_args(kind)]
+    return tuple(word for each in kinds if get_origin(each) is Literal for word in get_args(each))
 
 
 def flag_of(name: str) -> str:
@@ -54,6 +154,20 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def field_groups(config_type: type[Any]) -> dict[type[Any], list[str]]:
+    """Returns the names of the fields by the class that introduced them, in their order."""
+    groups: dict[type[Any], list[str]] = {config_type: []}
+    owner: dict[str, type[Any]] = {}
+    for cls in config_type.__mro__:
+        owner |= dict.fromkeys(vars(cls).get("__annotations__", ()), cls)
+    every = [field.name for field in fields(config_type)]
+    for cls in config_type.__mro__:
+        names = [name for name in every if owner[name] is cls]
+        if names:
+            groups[cls] = names
+    return groups
+
+
 def field_names(config_type: type[Any]) -> tuple[str, ...]:
-    """Returns the names that a configuration file for this type may hold."""
-    return tuple(field.name for field in fields(config_type))
+    """Returns the names that a configuration file for this type may hold, as in ``--help``."""
+    return tuple(name for names in field_groups(config_type).values() for name in names)

@@ -7,14 +7,17 @@ import difflib
 import io
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import tyro
 import yaml
 
 from bottleneck.config.checks import field_names, flag_of
+from bottleneck.config.flag_groups import description_of, parser_of, values_of
 from bottleneck.console.redaction import one_line
 from bottleneck.errors import ConfigError
 from bottleneck.storage import files, uris
@@ -22,39 +25,61 @@ from bottleneck.storage import files, uris
 C = TypeVar("C")
 
 
-def parse(config_type: type[C], argv: Sequence[str]) -> C:
+def parse(config_type: type[C], argv: Sequence[str], prog: str | None = None) -> C:
     """Reads flags, over the values of a ``--config`` file (YAML) if one is given.
+
+    Args:
+        config_type: A configuration: a dataclass that inherits groups of flags.
+        argv: Arguments without the program's name.
+        prog: How the program is called, for ``--help``; derived from ``sys.argv`` when None.
 
     Raises:
         ConfigError: A flag, a key or a value is not allowed.
         SystemExit: ``--help`` was asked for.
     """
-    return _parse_flags(config_type, _with_config_file(config_type, argv))
+    return parse_flags(config_type, with_config_file(config_type, argv), prog)
 
 
-def _with_config_file(config_type: type[Any], argv: Sequence[str]) -> list[str]:
-    """Puts the values of a ``--config`` file, as flags, before those that were given."""
+def with_config_file(config_type: type[Any], argv: Sequence[str]) -> list[str]:
+    """Puts the values of a ``--config`` file, as flags, before those that were given.
+
+    Raises:
+        ConfigError: The file cannot be read, or holds what is no flag of this job.
+    """
     arguments, given = _split_off_config(config_type, argv)
     # Values of the file are read by the same parser as flags, so that both allow the same.
-    return [*_as_flags(config_type, given or {}), *arguments]
+    return _without_negations(config_type, [*_as_flags(config_type, given or {}), *arguments])
 
 
-def _parse_flags(config_type: type[C], arguments: Sequence[str], prog: str | None = None) -> C:
+def parse_flags(config_type: type[C], arguments: Sequence[str], prog: str | None = None) -> C:
+    """Reads flags that :func:`with_config_file` returned.
+
+    Raises:
+        ConfigError: A flag or a value is not allowed.
+        SystemExit: ``--help`` was asked for.
+    """
+    prog = prog or _program()
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed), _unwrapped(arguments):
-            config: C = tyro.cli(
-                config_type,
+            parsed = tyro.cli(
+                parser_of(config_type),
                 prog=prog,
                 args=arguments,
-                description=_description(config_type),
-                config=(tyro.conf.OmitSubcommandPrefixes,),
+                description=description_of(config_type, prog),
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
             )
     except SystemExit as e:
         if e.code in (0, None):
             raise
         raise ConfigError(_one_line(printed.getvalue())) from e
-    return config
+    return config_type(**values_of(parsed))
+
+
+def _program() -> str:
+    """Returns what a user typed to start this program."""
+    path = sys.argv[0]
+    return f"python {path}" if path.endswith(".py") else Path(path).name
 
 
 @contextlib.contextmanager
@@ -69,11 +94,6 @@ def _unwrapped(arguments: Sequence[str]) -> Iterator[None]:
         os.environ.pop("COLUMNS", None)
         if before is not None:
             os.environ["COLUMNS"] = before
-
-
-def _description(config_type: type[Any]) -> str:
-    text = (config_type.__doc__ or "").split("Attributes:")[0].strip()
-    return f"{text} Flags may also stand in a YAML file, given as --config FILE; flags win."
 
 
 def _split_off_config(
@@ -128,9 +148,12 @@ _Yaml.yaml_implicit_resolvers = {
 def _require_kind(config_type: type[Any], name: str, value: Any) -> None:
     """Refuses values that no flag could have: they would be read as something else."""
     default = {field.name: field.default for field in fields(config_type)}[name]
+    kind = get_type_hints(config_type)[name]
     flag = flag_of(name)
-    if isinstance(default, bool) and not isinstance(value, bool):
+    if kind is bool and not isinstance(value, bool):
         raise ConfigError(f"{flag} is {value!r} in the file; give true or false")
+    if isinstance(value, bool) and kind not in (bool, bool | None):
+        raise ConfigError(f"{flag} is {value!r} in the file and no switch; give it a value")
     if value is None and (default is MISSING or isinstance(default, str)):
         raise ConfigError(f"{flag} has no value in the file; give one or leave the line out")
     if isinstance(value, dict):
@@ -143,20 +166,30 @@ def _as_flags(config_type: type[Any], values: dict[str, Any]) -> list[str]:
     for name, value in values.items():
         _require_kind(config_type, name, value)
         flag = flag_of(name)
-        if isinstance(value, bool) and types[name] == bool | None:
-            # A switch with a third state is given as a word.
-            flags.append(f"{flag}={value}")
-        elif value is True:
-            flags.append(flag)
-        elif value is False:
-            flags.append(flag.replace("--", "--no-", 1))
+        if isinstance(value, bool) and types[name] is bool:
+            flags += [flag] if value else []
         elif value is None:
             continue
         elif isinstance(value, list):
             flags += [flag, *map(str, value)]
         else:
+            # A switch with a third state is given as a word too.
             flags.append(f"{flag}={value}")
     return flags
+
+
+def _without_negations(config_type: type[Any], arguments: Sequence[str]) -> list[str]:
+    """Resolves ``--no-SWITCH``, which turns a switch of the file off; the last one given counts."""
+    types = get_type_hints(config_type)
+    switches = {flag_of(name) for name, kind in types.items() if kind is bool}
+    kept: list[str] = []
+    for argument in arguments:
+        switch = argument.replace("_", "-").replace("--no-", "--", 1)
+        if argument.startswith("--no") and switch in switches:
+            kept = [other for other in kept if other.replace("_", "-") != switch]
+        else:
+            kept.append(argument)
+    return kept
 
 
 def _one_line(printed: str) -> str:
@@ -167,7 +200,7 @@ def _one_line(printed: str) -> str:
     text = " ".join(line for line in lines if line)
     # A flag that may also be left out: the parser tells what became of trying each of its types.
     text = re.sub(
-        r"no type matching \{None\}\|(\{[^}]*\}|\w+) could be instantiated from \[(.*?)\]\. "
+        r"no type matching (?:\{None\}\|)?(\{[^}]*\}|\w+) could be instantiated from \[(.*?)\]\. "
         r"Got errors: .*",
         lambda found: f"{found[2]} is not allowed; give {found[1].strip('{}')}",
         text,

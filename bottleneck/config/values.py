@@ -76,7 +76,7 @@ def commit_interval(text: str) -> CommitInterval:
     )
 
 
-def failure_limit(text: str, tried: int) -> int:
+def failure_limit(text: str, tried: int = 0) -> int:
     """Reads ``--max-failed``: how many of `tried` images may fail.
 
     Raises:

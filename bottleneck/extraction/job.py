@@ -1,46 +1,37 @@
-"""The extract job: source → plan → pipeline → commits.
+"""The extract job: images to a features table.
 
-:func:`extract` reads like the run itself; the loop that does the work is
-:mod:`bottleneck.incremental.loop`.
+What is told here is the job's own: which backbone computes, what it makes, and what is remembered
+of it. The run itself is :func:`bottleneck.incremental.run.bring_up_to_date`.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
+from functools import cached_property
 
 from bottleneck.backbones.config import BackboneConfig
 from bottleneck.cluster import calls, nodes
-from bottleneck.cluster.sizing import size_actors, size_batch
-from bottleneck.console import logs
-from bottleneck.console.interruption import Interruption
+from bottleneck.cluster.sizing import ActorSizing, size_actors, size_batch
 from bottleneck.console.redaction import redact_uri
 from bottleneck.extraction.config import ExtractConfig
 from bottleneck.extraction.known_backbone import knows_backbone, remember_backbone, settings_digest
-from bottleneck.extraction.maintenance import maintain
 from bottleneck.extraction.stages import BackbonePipeline
 from bottleneck.images.options import DecodeOptions
-from bottleneck.incremental.estimate import estimate_run
-from bottleneck.incremental.known_archives import recall_archives, remember_archives
-from bottleneck.incremental.loop import RunLoop
-from bottleneck.incremental.plan import make_plan
-from bottleneck.incremental.run import connect, count_plan, hash_images, settle
+from bottleneck.incremental.job import Source, TableJob, list_source
+from bottleneck.incremental.maintenance import maintain
+from bottleneck.incremental.run import bring_up_to_date
 from bottleneck.incremental.summary import Summary
 from bottleneck.pipeline import probe
 from bottleneck.pipeline.fetching import fetcher_of
-from bottleneck.sources.listing import list_images
 from bottleneck.spec import FeatureSpec, require_equal
-from bottleneck.storage.uris import normalize_uri
-from bottleneck.table.lease import Lease, require_free
-from bottleneck.table.snapshot import Snapshot
 from bottleneck.table.table import FeaturesTable
 
 
 def extract(config: ExtractConfig) -> Summary:
-    """Brings the features table up to date with the source; or vacuums or compacts it, if asked to.
+    """Brings the features table up to date with the source, or only maintains it.
 
     Args:
-        config: What to do.
+        config: What to do. With ``vacuum`` or ``compact`` no image is looked at.
 
     Returns:
         What was done. An interrupted run returns too, with outcome ``interrupted``.
@@ -51,132 +42,91 @@ def extract(config: ExtractConfig) -> Summary:
     """
     if config.maintenance:
         return maintain(config)
-    summary = Summary(
-        run=logs.begin_run(),
-        source_uri=redact_uri(normalize_uri(config.images)),
-        table_uri=redact_uri(normalize_uri(config.features)),
-    )
-    settle(config, lambda *attempt: _extract_once(summary, *attempt), summary)
-    return summary
+    return bring_up_to_date(Extraction, config, Summary.begin(config))
 
 
-def _extract_once(summary: Summary, config: ExtractConfig, interruption: Interruption) -> None:
-    table_uri = normalize_uri(config.features)
-    table = FeaturesTable.find(table_uri)
-    if table is not None and not config.dry_run:
-        require_free(table.log, take_over=config.take_over)
-    snapshot = table.snapshot() if table else None
-    began = time.perf_counter()
-    known = recall_archives(snapshot, config.layout) if snapshot else None
-    listing = list_images(config.images, layout=config.layout, known_archives=known)
-    summary.add_seconds("list", time.perf_counter() - began)
-    summary.listed, summary.skipped = listing.images.num_rows, dict(listing.skipped)
+class Extraction(TableJob[ExtractConfig, Summary]):
+    """One attempt of the extract job."""
 
-    backbone = configured_backbone(config, snapshot)
-    stages: BackbonePipeline | None = None
-    if snapshot is not None and knows_backbone(snapshot, _settings(config, backbone)):
-        # What there is to do can be told without a cluster, and often that is nothing.
-        spec = snapshot.spec
-    else:
-        spec, stages = prepare(config, backbone, snapshot, interruption)
+    table_type = FeaturesTable
 
-    began = time.perf_counter()
-    plan = make_plan(
-        listing.images,
-        snapshot,
-        keep_deleted=config.keep_deleted,
-        retry_failed=config.retry_failed,
-        hasher=lambda work: hash_images(config, work, summary, interruption),
-    )
-    summary.add_seconds("plan", time.perf_counter() - began)
-    count_plan(plan, spec, summary)
-    if config.dry_run:
-        summary.outcome = "planned"
-        summary.estimate = estimate_run(
-            plan, spec, table.commits() if table else [], config.node_hour_price
+    def source(self) -> Source:
+        """Lists the images."""
+        return list_source(self.config, self.snapshot)
+
+    def spec(self) -> FeatureSpec:
+        """Returns the specification of the features.
+
+        An earlier run may have left a note that these settings make the table's own features. Then
+        what there is to do can be told without a cluster, and often that is nothing.
+        """
+        if self.snapshot is not None:
+            settings = settings_digest(self._backbone, self._decode)
+            if knows_backbone(self.snapshot, settings):
+                return self.snapshot.spec
+        return self._description.spec
+
+    def stages(self) -> BackbonePipeline:
+        """Returns the stages: fetch and decode, then the backbone."""
+        spec = self._description.spec
+        return BackbonePipeline(
+            backbone=replace(self._backbone, precision=spec.precision),
+            decode=self._decode,
+            batch_size=size_batch(self.config.batch_size, self._actors.gpus, spec.image_size),
+            fetcher=fetcher_of(self.config),
+            row_length=spec.length,
+            weights_bytes=self._description.weights_bytes,
         )
-        return
-    if plan.empty:
-        summary.outcome = "unchanged"
-    else:
-        if stages is None:
-            spec, stages = prepare(config, backbone, snapshot, interruption)
-        if table is None:
-            table = FeaturesTable.create(table_uri, spec, Lease.first_mark(summary.run))
-        start = table.snapshot() if snapshot is None else snapshot
-        RunLoop(config, table, start, plan, stages, summary, interruption).execute()
-        if interruption.signal is not None:
+
+    def finish(self, table: FeaturesTable) -> None:
+        """Remembers what features the backbone makes, if this run found it out."""
+        if "_description" not in vars(self):
             return
-    if table is not None:
-        remember_archives(table_uri, config.layout, listing.archives)
-    if stages is not None and table is not None:
-        remember_backbone(table_uri, _settings(config, stages.backbone), spec)
+        spec = self._description.spec
+        # The next run asks with the precision of the table.
+        backbone = replace(self._backbone, precision=spec.precision)
+        remember_backbone(table.uri, settings_digest(backbone, self._decode), spec)
 
+    @cached_property
+    def _backbone(self) -> BackboneConfig:
+        """The backbone that was asked for; ``auto`` precision is that of the table, if any."""
+        backbone = self.config.backbone_config
+        if backbone.precision != "auto" or self.snapshot is None:
+            return backbone
+        return replace(backbone, precision=self.snapshot.spec.precision)
 
-def configured_backbone(config: ExtractConfig, snapshot: Snapshot | None) -> BackboneConfig:
-    """Turns flags into a backbone; `auto` precision is that of the table, if there is one."""
-    backbone = BackboneConfig(
-        name=config.backbone,
-        alpha=config.alpha,
-        layer=config.layer,
-        pooling=config.pooling,
-        image_size=config.image_size,
-        preprocessing=config.preprocessing,
-        precision=config.precision,
-        weights=config.weights,
-        weights_sha256=config.weights_sha256,
-    )
-    if backbone.precision != "auto" or snapshot is None:
-        return backbone
-    return replace(backbone, precision=snapshot.spec.precision)
+    @cached_property
+    def _decode(self) -> DecodeOptions:
+        """How images are decoded for the backbone."""
+        return self._backbone.decode_options(
+            resize=self.config.resize,
+            decode=self.config.decode,
+            interpolation=self.config.interpolation,
+            max_pixels=self.config.max_pixels,
+        )
 
+    @cached_property
+    def _actors(self) -> ActorSizing:
+        """What the cluster gives each actor."""
+        self.connect()
+        return size_actors(self.config, nodes.possible_nodes())
 
-def decode_options(config: ExtractConfig, backbone: BackboneConfig) -> DecodeOptions:
-    """Turns flags into the options that decode images for a backbone."""
-    return backbone.decode_options(
-        resize=config.resize,
-        decode=config.decode,
-        interpolation=config.interpolation,
-        max_pixels=config.max_pixels,
-    )
+    @cached_property
+    def _description(self) -> probe.Description:
+        """What the backbone is, told by a worker that built it once.
 
-
-def prepare(
-    config: ExtractConfig,
-    backbone: BackboneConfig,
-    snapshot: Snapshot | None,
-    interruption: Interruption,
-) -> tuple[FeatureSpec, BackbonePipeline]:
-    """Builds the backbone once, on a worker, to learn what it makes and needs.
-
-    Returns:
-        The specification of its features, and the stages that make them.
-
-    Raises:
-        BackboneError: It cannot be built.
-        SpecMismatchError: Its features are not of the table's kind.
-    """
-    connect(config, interruption)
-    actors = size_actors(config, nodes.possible_nodes())
-    where = {"num_cpus": 1.0}
-    if backbone.precision == "auto":
-        # What that means is up to the hardware that actors will have.
-        where = {"num_cpus": actors.cpus, "num_gpus": actors.gpus}
-    task = probe.describe.options(**where)
-    decode = decode_options(config, backbone)
-    described: probe.Description = calls.get_all([task.remote(backbone, decode)])[0]
-    spec = described.spec
-    if snapshot is not None:
-        require_equal(spec, snapshot.spec, redact_uri(snapshot.table_uri))
-    return spec, BackbonePipeline(
-        backbone=replace(backbone, precision=spec.precision),
-        decode=decode,
-        batch_size=size_batch(config.batch_size, actors.gpus, spec.image_size),
-        fetcher=fetcher_of(config),
-        row_length=spec.length,
-        weights_bytes=described.weights_bytes,
-    )
-
-
-def _settings(config: ExtractConfig, backbone: BackboneConfig) -> str:
-    return settings_digest(backbone, decode_options(config, backbone))
+        Raises:
+            BackboneError: It cannot be built.
+            SpecMismatchError: Its features are not of the table's kind.
+        """
+        # Flags that fit no node are refused before a backbone is built.
+        actors = self._actors
+        where = {"num_cpus": 1.0}
+        if self._backbone.precision == "auto":
+            # What that means is up to the hardware that actors will have.
+            where = {"num_cpus": actors.cpus, "num_gpus": actors.gpus}
+        call = probe.describe.options(**where).remote(self._backbone, self._decode)
+        described: probe.Description = calls.get_all([call])[0]
+        if self.snapshot is not None:
+            require_equal(described.spec, self.snapshot.spec, redact_uri(self.snapshot.table_uri))
+        return described

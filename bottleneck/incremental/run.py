@@ -1,83 +1,129 @@
-"""Steps that the extract and the predict job share around their plan and their loop."""
+"""One run that brings a table up to date with its source: the same choreography for every job.
+
+Find the table, make sure that no other run holds it, list the source, plan, stop here if that is
+all that was asked for, compute, commit, remember. What is different between jobs is a
+:class:`~bottleneck.incremental.job.TableJob`.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
-
-import pyarrow as pa
 
 from bottleneck.cluster import connection, nodes
-from bottleneck.config.flags import JobFlags
 from bottleneck.console.interruption import Interruption
 from bottleneck.errors import ConflictError
 from bottleneck.images.statuses import UNAVAILABLE
-from bottleneck.incremental.plan import Plan
+from bottleneck.incremental.estimate import estimate_run
+from bottleneck.incremental.job import C, S, TableJob
+from bottleneck.incremental.known_archives import remember_archives
+from bottleneck.incremental.loop import RunLoop
+from bottleneck.incremental.plan import Plan, make_plan
 from bottleneck.incremental.summary import Summary
-from bottleneck.pipeline import hashing
-from bottleneck.pipeline.fetching import fetcher_of
 from bottleneck.spec import FeatureSpec
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+from bottleneck.table.lease import Lease, require_free
+from bottleneck.table.table import FeaturesTable
 
 _log = logging.getLogger(__name__)
 
-#: How often a run plans again because another one committed first.
+#: Attempts of a run whose plan another run's commit made out of date.
 _CONFLICT_ATTEMPTS = 3
 
 
-C = TypeVar("C", bound="DataclassInstance")
-
-
-def settle(config: C, attempt_once: Callable[[C, Interruption], None], summary: Summary) -> None:
-    """Runs a job to its end: again when another run committed first, and interruptible.
+def bring_up_to_date(job_type: type[TableJob[C, S]], config: C, summary: S) -> S:
+    """Brings a table up to date; plans again when another run commits first.
 
     Args:
-        config: What to do.
-        attempt_once: Plans and runs; raises :class:`ConflictError` when it was overtaken.
-        summary: Where time and a signal are noted.
+        job_type: What is computed, from what.
+        config: Configuration of the run.
+        summary: Summary that the run fills.
+
+    Returns:
+        The summary. An interrupted run returns too, with outcome ``interrupted``.
+
+    Raises:
+        BottleneckError: Something the user can mend, or the run could not finish; everything
+            committed before stays.
     """
     began = time.monotonic()
     with Interruption() as interruption:
         for attempt in range(_CONFLICT_ATTEMPTS):
             try:
-                attempt_once(config, interruption)
+                _attempt(job_type, config, summary, interruption)
                 break
             except ConflictError as e:
                 if attempt + 1 == _CONFLICT_ATTEMPTS:
                     raise
                 _log.warning("%s; planning again", e)
-                # Who was first may hold the table now, and is not whom we were to take it from.
+                # The run that won may hold the lease now; --take-over was not meant for it.
                 config = replace(config, take_over=False)
-                # Those are computed now, or counted again.
+                # Images that were unavailable are counted again by the next attempt.
                 summary.failed.pop(UNAVAILABLE, None)
         if interruption.signal is not None:
             summary.outcome, summary.signal = "interrupted", interruption.signal
     summary.seconds = time.monotonic() - began
+    return summary
 
 
-def connect(config: JobFlags, interruption: Interruption) -> None:
-    """Connects to Ray, which takes the signals for itself, unless that is done."""
-    connection.connect(config.address)
-    interruption.reinstall()
+def _attempt(
+    job_type: type[TableJob[C, S]], config: C, summary: S, interruption: Interruption
+) -> None:
+    table = job_type.table_type.find(config.table_uri)
+    if table is not None and not config.dry_run:
+        require_free(table.log, take_over=config.take_over)
+    snapshot = table.snapshot() if table is not None else None
+    job = job_type(config, summary, interruption, snapshot)
+
+    with summary.timing("list"):
+        source = job.source()
+    summary.listed, summary.skipped = source.images.num_rows, dict(source.skipped)
+
+    spec = job.spec()
+    with summary.timing("plan"):
+        plan = make_plan(
+            source.images,
+            snapshot,
+            keep_deleted=config.keep_deleted,
+            retry_failed=config.retry_failed,
+            hasher=job.hash_images if source.files else None,
+        )
+        plan = job.arrange(plan)
+    _count_plan(plan, spec, summary)
+    if config.dry_run:
+        summary.outcome = "planned"
+        commits = table.commits() if table is not None else []
+        summary.estimate = estimate_run(plan, spec, commits, config.node_hour_price)
+        return
+    if plan.empty:
+        summary.outcome = "unchanged"
+    else:
+        table = _compute(job, table, plan, spec)
+        if interruption.signal is not None:
+            return
+    if table is not None:
+        remember_archives(config.table_uri, source.layout, source.archives)
+        job.finish(table)
 
 
-def hash_images(
-    config: JobFlags, work: pa.Table, summary: Summary, interruption: Interruption
-) -> pa.Table:
-    """Runs :func:`bottleneck.pipeline.hashing.hash_images`, connecting to Ray if need be."""
-    connect(config, interruption)
-    hashes, read_bytes = hashing.hash_images(work, fetcher_of(config))
-    summary.bytes_read += read_bytes
-    return hashes
+def _compute(
+    job: TableJob[C, S], table: FeaturesTable | None, plan: Plan, spec: FeatureSpec
+) -> FeaturesTable:
+    """Computes and commits what is planned; makes the table if there is none yet."""
+    stages = job.stages()
+    start = job.snapshot
+    if table is None:
+        mark = Lease.first_mark(job.summary.run)
+        table = job.table_type.create(job.config.table_uri, spec, mark)
+    if start is None:
+        start = table.snapshot()
+    loop = RunLoop(job.config, table, start, plan, stages, job.summary, job.interruption)
+    loop.execute()
+    return table
 
 
-def count_plan(plan: Plan, spec: FeatureSpec, summary: Summary) -> None:
-    """Notes in the summary what a plan found."""
+def _count_plan(plan: Plan, spec: FeatureSpec, summary: Summary) -> None:
+    """Records in the summary what a plan found."""
     summary.new, summary.changed, summary.retried = plan.new, plan.changed, plan.retried
     summary.reused, summary.removed, summary.unchanged = plan.reused, plan.removed, plan.unchanged
     summary.precision = spec.precision

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Self
 
+from bottleneck.config.flags import RunFlags
+from bottleneck.config.values import failure_limit
+from bottleneck.console import logs
 from bottleneck.console.formatting import format_bytes, format_duration, format_seconds
+from bottleneck.console.outcome import Outcome
+from bottleneck.console.redaction import redact_uri
+from bottleneck.errors import TooManyFailuresError
 from bottleneck.images.statuses import UNAVAILABLE
 from bottleneck.incremental.estimate import Estimate
 
 
 @dataclass(kw_only=True)
-class Summary:
+class Summary(Outcome):
     """What a run did.
 
     Attributes:
@@ -44,6 +52,7 @@ class Summary:
         nodes: Nodes of the cluster that worked.
         seconds: Wall-clock time of the run.
         deleted_files: Files that a vacuum deleted.
+        max_failed: Failures that the run may have: a number, or a share of the images it tried.
         estimate: What the planned work would take, after a dry run.
     """
 
@@ -73,7 +82,18 @@ class Summary:
     nodes: int = 0
     seconds: float = 0.0
     deleted_files: int = 0
+    max_failed: str = "100%"
     estimate: Estimate | None = None
+
+    @classmethod
+    def begin(cls, config: RunFlags) -> Self:
+        """Begins a run; from now on log lines bear its identity."""
+        return cls(
+            run=logs.begin_run(),
+            source_uri=redact_uri(config.source_uri),
+            table_uri=redact_uri(config.table_uri),
+            max_failed=config.max_failed,
+        )
 
     @property
     def failures(self) -> int:
@@ -84,6 +104,29 @@ class Summary:
     def tried(self) -> int:
         """Number of images that this run computed or could not reach."""
         return self.computed + self.failed.get(UNAVAILABLE, 0)
+
+    @property
+    def error(self) -> TooManyFailuresError | None:
+        """More failures than ``max_failed`` allows; None otherwise, and after an interruption."""
+        limit = failure_limit(self.max_failed, self.tried)
+        if self.signal is not None or self.failures <= limit:
+            return None
+        return TooManyFailuresError(
+            f"{self.failures:,} images failed and --max-failed {self.max_failed} allows {limit:,}; "
+            "the others are committed, see the statuses above and the table's `error` column"
+        )
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code of the command: 128 and the signal's number after an interruption."""
+        return super().exit_code if self.signal is None else 128 + self.signal
+
+    @contextlib.contextmanager
+    def timing(self, stage: str) -> Iterator[None]:
+        """Counts the time spent in a ``with`` block as that of a stage."""
+        began = time.perf_counter()
+        yield
+        self.add_seconds(stage, time.perf_counter() - began)
 
     def add_seconds(self, stage: str, seconds: float) -> None:
         """Counts time spent in a stage."""

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from bottleneck.config.flags import FetchFlags
+from bottleneck.config.flags import ReadFlags
 from bottleneck.images import decoding
 from bottleneck.images.options import DecodeOptions
 from bottleneck.images.statuses import OK, UNAVAILABLE
@@ -45,7 +45,7 @@ class FetchConfig(Protocol):
         """Rows of a block."""
 
 
-def fetcher_of(flags: FetchFlags) -> Fetcher:
+def fetcher_of(flags: ReadFlags) -> Fetcher:
     """Returns what reads a job's images."""
     return Fetcher(
         concurrency=flags.fetch_concurrency,

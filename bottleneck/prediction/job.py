@@ -1,32 +1,29 @@
-"""The predict job: source and model → plan → pipeline → commits → report."""
+"""The predict job: images or features, and a model, to a predictions table.
+
+What is told here is the job's own: the model, what it classifies, and the figures afterwards. The
+run itself is :func:`bottleneck.incremental.run.bring_up_to_date`.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cached_property
 
 from bottleneck.cluster import nodes
-from bottleneck.cluster.sizing import size_actors, size_batch
-from bottleneck.console import logs
-from bottleneck.console.interruption import Interruption
+from bottleneck.cluster.sizing import size_actors
 from bottleneck.console.redaction import redact_uri
-from bottleneck.images.options import DecodeOptions
-from bottleneck.incremental.estimate import estimate_run
-from bottleneck.incremental.known_archives import remember_archives
-from bottleneck.incremental.loop import RunLoop
-from bottleneck.incremental.plan import make_plan
-from bottleneck.incremental.run import connect, count_plan, hash_images, settle
+from bottleneck.incremental.job import Source, TableJob, list_source
+from bottleneck.incremental.plan import Plan
+from bottleneck.incremental.run import bring_up_to_date
 from bottleneck.models.classifier import LocatedModel, locate_model
-from bottleneck.pipeline.fetching import fetcher_of
 from bottleneck.pipeline.stages import PipelineConfig
 from bottleneck.prediction.config import PredictConfig
 from bottleneck.prediction.report import evaluate_table
-from bottleneck.prediction.source import PredictionSource, find_source, in_shard_order
-from bottleneck.prediction.stages import FeaturePredictions, ImagePredictions
+from bottleneck.prediction.source import in_shard_order, open_features, rows_of
+from bottleneck.prediction.stages import prediction_stages
 from bottleneck.prediction.summary import PredictSummary
-from bottleneck.spec import FeatureSpec, PredictionSpec, require_equal
-from bottleneck.storage.uris import normalize_uri
-from bottleneck.table.lease import Lease, require_free
-from bottleneck.table.table import PredictionsTable
+from bottleneck.spec import PredictionSpec, require_equal
+from bottleneck.table.snapshot import Snapshot
+from bottleneck.table.table import FeaturesTable, PredictionsTable
 
 
 def predict(config: PredictConfig) -> PredictSummary:
@@ -36,86 +33,61 @@ def predict(config: PredictConfig) -> PredictSummary:
         config: What to do.
 
     Returns:
-        What was done.
+        What was done. An interrupted run returns too, with outcome ``interrupted``.
 
     Raises:
         BottleneckError: Something the user can mend, or the run could not finish; everything
             committed before stays.
     """
-    summary = PredictSummary(
-        run=logs.begin_run(),
-        source_uri=redact_uri(normalize_uri(config.images or config.features)),
-        table_uri=redact_uri(normalize_uri(config.predictions)),
-    )
-    settle(config, lambda *attempt: _predict_once(summary, *attempt), summary)
-    return summary
+    return bring_up_to_date(Prediction, config, PredictSummary.begin(config))
 
 
-def _predict_once(
-    summary: PredictSummary, config: PredictConfig, interruption: Interruption
-) -> None:
-    uri = normalize_uri(config.predictions)
-    table = PredictionsTable.find(uri)
-    if table is not None and not config.dry_run:
-        require_free(table.log, take_over=config.take_over)
-    snapshot = table.snapshot() if table else None
-    model = locate_model(config.model, config.weights)
-    spec = PredictionSpec.of(model.spec, model.digest, min(config.top, len(model.labels)))
-    if snapshot is not None:
-        require_equal(spec, snapshot.spec, redact_uri(uri))
-    source = find_source(config, snapshot, model)
-    summary.listed, summary.skipped = source.images.num_rows, dict(source.skipped)
+class Prediction(TableJob[PredictConfig, PredictSummary]):
+    """One attempt of the predict job."""
 
-    plan = make_plan(
-        source.images,
-        snapshot,
-        keep_deleted=config.keep_deleted,
-        retry_failed=config.retry_failed,
-        hasher=None
-        if source.table
-        else lambda work: hash_images(config, work, summary, interruption),
-    )
-    if source.table is not None:
-        plan = in_shard_order(plan)
-    count_plan(plan, spec, summary)
-    if config.dry_run:
-        summary.outcome = "planned"
-        commits = table.commits() if table else []
-        summary.estimate = estimate_run(plan, spec, commits, config.node_hour_price)
-        return
-    if plan.empty:
-        summary.outcome = "unchanged"
-    else:
-        connect(config, interruption)
-        actors = size_actors(config, nodes.possible_nodes())
-        stages = _stages(config, model, spec, source, actors.gpus)
-        if table is None:
-            table = PredictionsTable.create(uri, spec, Lease.first_mark(summary.run))
-        start = table.snapshot() if snapshot is None else snapshot
-        RunLoop(config, table, start, plan, stages, summary, interruption).execute()
-        if interruption.signal is not None:
-            return
-    if table is not None:
-        remember_archives(uri, config.layout, source.archives)
-        evaluate_table(config, table.snapshot(), model, source, summary)
+    table_type = PredictionsTable
 
+    def source(self) -> Source:
+        """Lists the images, or the rows of the features table.
 
-def _stages(
-    config: PredictConfig,
-    model: LocatedModel,
-    spec: FeatureSpec,
-    source: PredictionSource,
-    gpus: float,
-) -> PipelineConfig:
-    common: dict[str, Any] = {
-        "decode": DecodeOptions.of_spec(model.spec, config.max_pixels),
-        "batch_size": size_batch(config.batch_size, gpus, model.spec.image_size),
-        "fetcher": fetcher_of(config),
-        "row_length": spec.length,
-        "weights_bytes": model.weights_bytes,
-        "model": model,
-        "top": spec.length,
-    }
-    if source.table is not None:
-        return FeaturePredictions(table_uri=source.table.table_uri, **common)
-    return ImagePredictions(**common)
+        The model is looked at first: one that is not the table's is refused before anything is
+        listed.
+        """
+        self.spec()
+        if self._features is None:
+            self._source = list_source(self.config, self.snapshot)
+        else:
+            self._source = Source(rows_of(self._features), files=False)
+        return self._source
+
+    def spec(self) -> PredictionSpec:
+        """Returns the specification of the predictions: the model's features, and its head."""
+        top = min(self.config.top, len(self._model.labels))
+        spec = PredictionSpec.of(self._model.spec, self._model.digest, top)
+        if self.snapshot is not None:
+            require_equal(spec, self.snapshot.spec, redact_uri(self.snapshot.table_uri))
+        return spec
+
+    def arrange(self, plan: Plan) -> Plan:
+        """Orders rows of a features table as they lie in its shards."""
+        return plan if self._features is None else in_shard_order(plan)
+
+    def stages(self) -> PipelineConfig:
+        """Returns the stages: images and the whole network, or features and the head."""
+        self.connect()
+        gpus = size_actors(self.config, nodes.possible_nodes()).gpus
+        return prediction_stages(self.config, self._model, self.spec(), self._features, gpus)
+
+    def finish(self, table: FeaturesTable) -> None:
+        """Evaluates the predictions where labels are known, and writes the report."""
+        images = self._source.images if self._source.files else None
+        evaluate_table(self.config, table.snapshot(), self._model, images, self.summary)
+
+    @cached_property
+    def _model(self) -> LocatedModel:
+        return locate_model(self.config.model, self.config.weights)
+
+    @cached_property
+    def _features(self) -> Snapshot | None:
+        """The features table, when that is the source."""
+        return open_features(self.config, self._model) if self.config.features else None

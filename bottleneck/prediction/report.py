@@ -19,7 +19,6 @@ from bottleneck.models.classifier import LocatedModel
 from bottleneck.pipeline.fetching import fetch_in_order, fetcher_of
 from bottleneck.prediction.config import PredictConfig
 from bottleneck.prediction.scoring import Scores, score_predictions
-from bottleneck.prediction.source import PredictionSource
 from bottleneck.prediction.summary import PredictSummary
 from bottleneck.storage import files
 from bottleneck.storage.uris import normalize_uri
@@ -36,7 +35,7 @@ def evaluate_table(
     config: PredictConfig,
     snapshot: Snapshot,
     model: LocatedModel,
-    source: PredictionSource,
+    images: pa.Table | None,
     summary: PredictSummary,
 ) -> None:
     """Evaluates a predictions table, and writes the report if one is wanted.
@@ -45,7 +44,8 @@ def evaluate_table(
         config: Says whether and where a report is written, and how images are read for it.
         snapshot: The predictions.
         model: The model that made them.
-        source: What they were made from.
+        images: Rows of :data:`~bottleneck.sources.rows.LISTING_SCHEMA` of the images that were
+            classified, for thumbnails; None where a features table was.
         summary: Receives the figures and the report's URI.
 
     Raises:
@@ -56,9 +56,10 @@ def evaluate_table(
     summary.evaluation, summary.unknown_labels = scores.evaluation, scores.unknown
     if not config.report:
         return
-    wanted = pa.array([image for image, *_ in scores.mistakes], pa.string())
-    rows = source.images.filter(pa.compute.is_in(source.images["image"], wanted))
-    pictures = {} if source.table is not None else thumbnails(rows, config)
+    pictures = {}
+    if images is not None:
+        wanted = pa.array([image for image, *_ in scores.mistakes], pa.string())
+        pictures = thumbnails(images.filter(pa.compute.is_in(images["image"], wanted)), config)
     uri = normalize_uri(config.report)
     files.write_bytes(uri, _page(config, snapshot, model, scores, pictures).encode())
     summary.report_uri = redact_uri(uri)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from bottleneck.config.values import parse_time
 from bottleneck.console.redaction import redact_uri
 from bottleneck.errors import SpecMismatchError
-from bottleneck.incremental.known_archives import recall_archives
 from bottleneck.incremental.plan import Plan
 from bottleneck.models.classifier import LocatedModel
 from bottleneck.prediction.config import PredictConfig
-from bottleneck.sources.listing import list_images
 from bottleneck.sources.rows import LISTING_SCHEMA
 from bottleneck.storage.fingerprints import row_fingerprints
 from bottleneck.storage.uris import normalize_uri
@@ -24,48 +20,22 @@ from bottleneck.table.snapshot import Snapshot
 from bottleneck.table.table import FeaturesTable
 
 
-@dataclass(frozen=True)
-class PredictionSource:
-    """The images, or rows of a features table, that a run classifies.
-
-    Attributes:
-        images: Rows of :data:`LISTING_SCHEMA`.
-        skipped: Number of files that are not images, by reason.
-        archives: Facts about tar files that spare the next run reading them.
-        table: The features table, if that is the source.
-    """
-
-    images: pa.Table
-    skipped: Mapping[str, int]
-    archives: Mapping[str, tuple[str, int]] = field(default_factory=dict)
-    table: Snapshot | None = None
-
-
-def find_source(
-    config: PredictConfig, snapshot: Snapshot | None, model: LocatedModel
-) -> PredictionSource:
-    """Lists what a run classifies.
+def open_features(config: PredictConfig, model: LocatedModel) -> Snapshot:
+    """Opens the features table whose rows are classified.
 
     Args:
-        config: Names the source: images or a features table.
-        snapshot: Predictions of earlier runs; None for a new table.
+        config: Names the table and its version.
         model: The model that will classify.
 
     Raises:
-        SourceError: Images cannot be listed.
-        TableError: The features table cannot be read.
+        TableError: There is no such table or version.
         SpecMismatchError: The model was trained on features of another kind.
     """
-    if config.images:
-        known = recall_archives(snapshot, config.layout) if snapshot else None
-        listing = list_images(config.images, layout=config.layout, known_archives=known)
-        return PredictionSource(listing.images, listing.skipped, archives=listing.archives)
-    as_of = None if config.as_of is None else parse_time(config.as_of)
     features = FeaturesTable.open(normalize_uri(config.features)).snapshot(
-        version=config.version, as_of=as_of
+        version=config.version, as_of=config.moment
     )
     _require_fitting(model, features)
-    return PredictionSource(_rows_of(features), {}, table=features)
+    return features
 
 
 def _require_fitting(model: LocatedModel, features: Snapshot) -> None:
@@ -83,7 +53,7 @@ def _require_fitting(model: LocatedModel, features: Snapshot) -> None:
         )
 
 
-def _rows_of(features: Snapshot) -> pa.Table:
+def rows_of(features: Snapshot) -> pa.Table:
     """Lists a features table's rows as if they were images; failed rows keep their status."""
     columns = ("image", "label", "split", "fingerprint", "sha256", "status")
     rows = features.read_by_shard(columns)

@@ -11,15 +11,49 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from bottleneck.cluster.sizing import ActorMemory
+from bottleneck.cluster.sizing import ActorMemory, size_batch
+from bottleneck.images.options import DecodeOptions
 from bottleneck.models.classifier import LocatedModel, load_classifier, load_head, top_labels
 from bottleneck.pipeline.blocks import pixels_of, with_inference_time
-from bottleneck.pipeline.fetching import fetch_and_decode
+from bottleneck.pipeline.fetching import fetch_and_decode, fetcher_of
 from bottleneck.pipeline.stages import PipelineConfig
+from bottleneck.prediction.config import PredictConfig
+from bottleneck.spec import PredictionSpec
 from bottleneck.table.columns import to_numpy
 from bottleneck.table.files import TableFiles
 from bottleneck.table.reading import ShardReader
 from bottleneck.table.schemas import FEATURES, FIELDS, RowFormat
+from bottleneck.table.snapshot import Snapshot
+
+
+def prediction_stages(
+    config: PredictConfig,
+    model: LocatedModel,
+    spec: PredictionSpec,
+    features: Snapshot | None,
+    gpus: float,
+) -> PipelineConfig:
+    """Returns the stages of a run.
+
+    Args:
+        config: Configuration of the run.
+        model: What classifies.
+        spec: Specification of the predictions.
+        features: The features table that is classified; None for images.
+        gpus: GPUs per actor.
+    """
+    common: dict[str, Any] = {
+        "decode": DecodeOptions.of_spec(model.spec, config.max_pixels),
+        "batch_size": size_batch(config.batch_size, gpus, model.spec.image_size),
+        "fetcher": fetcher_of(config),
+        "row_length": spec.length,
+        "weights_bytes": model.weights_bytes,
+        "model": model,
+        "top": spec.length,
+    }
+    if features is not None:
+        return FeaturePredictions(table_uri=features.table_uri, **common)
+    return ImagePredictions(**common)
 
 
 @dataclass(frozen=True)

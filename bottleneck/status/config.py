@@ -1,18 +1,21 @@
-"""Configuration of the status job; every field is a flag of ``jobs/status.py``."""
+"""Configuration of the status job: a frozen dataclass, validated when made."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Annotated, ClassVar
 
+from bottleneck.config.checks import AtLeast
+from bottleneck.config.flags import OutputFlags
 from bottleneck.errors import ConfigError
 
-#: What a picture may be called.
+#: Endings of the files that a picture can be drawn into.
 PLOT_SUFFIXES = (".png", ".html")
 
 
 @dataclass(frozen=True, kw_only=True)
-class StatusConfig:
+class StatusConfig(OutputFlags):
     """Prints what a features table holds and what its runs did.
 
     Attributes:
@@ -20,19 +23,22 @@ class StatusConfig:
         limit: Newest runs to show.
         plot: Draw the table's growth and the runs' throughput into this file or URI: a picture
             (.png), or a page with the picture and the printed text (.html).
-        json: Print JSON instead of text.
     """
 
     features: str
-    limit: int = 20
+    limit: Annotated[int, AtLeast(1, "run")] = 20
     plot: str | None = None
-    json: bool = False
 
-    def __post_init__(self) -> None:
+    examples: ClassVar[tuple[str, ...]] = (
+        "--features photo-features",
+        "--features s3://lake/photo-features --plot growth.html",
+    )
+
+    def check(self) -> None:
+        """Checks that a table is given, and that a picture can be drawn into the file."""
+        super().check()
         if not self.features:
             raise ConfigError("--features is empty; give the address of the features table")
-        if self.limit < 1:
-            raise ConfigError(f"--limit {self.limit} is not allowed; give 1 run or more")
         if self.plot is not None and self.plot_suffix not in PLOT_SUFFIXES:
             raise ConfigError(
                 f"--plot {self.plot!r} is not allowed; give a name ending in "
@@ -41,5 +47,5 @@ class StatusConfig:
 
     @property
     def plot_suffix(self) -> str:
-        """The ending of `plot` in lower case, empty without one."""
+        """Ending of ``plot`` in lower case, empty without one."""
         return PurePosixPath(self.plot or "").suffix.lower()

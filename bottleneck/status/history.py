@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from bottleneck.console.formatting import format_bytes
+from bottleneck.console.outcome import Outcome
 from bottleneck.console.redaction import redact_uri
 from bottleneck.errors import TableError
 from bottleneck.images.statuses import OK, UNAVAILABLE
@@ -89,7 +90,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Status:
+class Status(Outcome):
     """What a features table holds and what its runs did.
 
     Attributes:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bottleneck.console.formatting import format_duration
+from bottleneck.console.outcome import Outcome
 from bottleneck.evaluation.figures import Evaluation
 
 
 @dataclass(kw_only=True)
-class TrainSummary:
+class TrainSummary(Outcome):
     """What a training did.
 
     Attributes:
@@ -31,7 +32,6 @@ class TrainSummary:
         workers: Workers asked for.
         dtype: How features were held in memory.
         seconds: Wall-clock time.
-        signal: Always None: an interrupted training has no summary.
     """
 
     run: str
@@ -50,7 +50,6 @@ class TrainSummary:
     workers: str = "1"
     dtype: str = ""
     seconds: float = 0.0
-    signal: int | None = None
 
     def to_json(self) -> str:
         """Returns the summary as a JSON object, the attributes its keys."""

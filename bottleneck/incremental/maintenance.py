@@ -6,14 +6,13 @@ import time
 from collections.abc import Sequence
 
 from bottleneck.cluster import connection
+from bottleneck.config.flags import MaintenanceFlags
 from bottleneck.console import logs
 from bottleneck.console.interruption import Interruption
 from bottleneck.console.redaction import redact_uri
-from bottleneck.extraction.config import ExtractConfig
 from bottleneck.incremental.counters import RunMetrics
 from bottleneck.incremental.summary import Summary, history_entry
 from bottleneck.pipeline import writing
-from bottleneck.storage.uris import normalize_uri
 from bottleneck.table.lease import Lease, require_free
 from bottleneck.table.shards import Shard
 from bottleneck.table.table import FeaturesTable
@@ -25,7 +24,7 @@ _SMALL_SHARE = 0.5
 _MERGES_A_COMMIT = 16
 
 
-def maintain(config: ExtractConfig) -> Summary:
+def maintain(config: MaintenanceFlags) -> Summary:
     """Runs the step that the configuration asks for, ``vacuum`` or ``compact``.
 
     Raises:
@@ -35,9 +34,9 @@ def maintain(config: ExtractConfig) -> Summary:
         return _maintain(config, interruption)
 
 
-def _maintain(config: ExtractConfig, interruption: Interruption) -> Summary:
+def _maintain(config: MaintenanceFlags, interruption: Interruption) -> Summary:
     began, run = time.monotonic(), logs.begin_run()
-    table = FeaturesTable.open(normalize_uri(config.features))
+    table = FeaturesTable.open(config.table_uri)
     summary = Summary(run=run, source_uri="", table_uri=redact_uri(table.uri))
     require_free(table.log, take_over=config.take_over)
     if config.vacuum is not None:
