@@ -21,11 +21,11 @@ from bottleneck.incremental.work import WORK_SCHEMA
 from bottleneck.sources.rows import LISTING_SCHEMA
 from bottleneck.table.columns import SCHEMA
 from bottleneck.table.files import TableFiles
+from bottleneck.table.log import CommitRecord
 from bottleneck.table.reading import read_columns
 from bottleneck.table.schemas import FEATURES, RowFormat
 from bottleneck.table.shards import write_shard
 from bottleneck.table.snapshot import Snapshot
-from bottleneck.table.table import CommitRecord
 
 LOCAL = pafs.LocalFileSystem()
 

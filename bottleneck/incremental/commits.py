@@ -20,7 +20,7 @@ from bottleneck.pipeline.writing import Written, merge_all
 from bottleneck.table.lease import Lease
 from bottleneck.table.shards import Shard
 from bottleneck.table.snapshot import Snapshot
-from bottleneck.table.table import FeaturesTable
+from bottleneck.table.table import ImageTable
 
 #: Old shards rewritten in one commit when nothing else bounds it.
 _REWRITES_A_COMMIT = 64
@@ -40,7 +40,7 @@ class Committer:
 
     def __init__(
         self,
-        table: FeaturesTable,
+        table: ImageTable,
         snapshot: Snapshot,
         plan: Plan,
         summary: Summary,
@@ -161,8 +161,7 @@ class Committer:
                     "replace": {shard.path: replace},
                 }
             )
-        rows = self._table.row_format(self.snapshot.spec)
-        rewritten = merge_all(self._table.uri, rows, rewrites)
+        rewritten = merge_all(self._table.uri, self.snapshot.row_format, rewrites)
         kept = [shard for shard in rewritten if shard is not None]
         rewrite_s = time.perf_counter() - began
         began = time.perf_counter()

@@ -9,7 +9,7 @@ from bottleneck.console.formatting import format_bytes, format_duration
 from bottleneck.incremental.plan import Plan
 from bottleneck.spec import FeatureSpec
 from bottleneck.table.columns import encoded_row_bytes
-from bottleneck.table.table import CommitRecord
+from bottleneck.table.log import CommitRecord
 
 #: Newest commits whose throughput is looked at; the median ignores the odd slow night.
 _COMMITS = 20

@@ -36,7 +36,7 @@ from bottleneck.pipeline.stages import PipelineConfig, run_stages
 from bottleneck.table.columns import encoded_row_bytes
 from bottleneck.table.lease import Lease
 from bottleneck.table.snapshot import Snapshot
-from bottleneck.table.table import FeaturesTable
+from bottleneck.table.table import ImageTable
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class RunLoop:
     def __init__(
         self,
         config: RunFlags,
-        table: FeaturesTable,
+        table: ImageTable,
         snapshot: Snapshot,
         plan: Plan,
         stages: PipelineConfig,
@@ -88,7 +88,7 @@ class RunLoop:
         self._row_bytes = (
             snapshot.bytes / snapshot.rows if snapshot.rows else encoded_row_bytes(snapshot.spec)
         )
-        self._rows = table.row_format(snapshot.spec)
+        self._row_format = snapshot.row_format
         self._unavailable = 0
         self._capacity = Capacity(stages)
 
@@ -197,7 +197,7 @@ class RunLoop:
         group, self._group = self._group, _Group([])
         if group.blocks:
             self._writing.append(
-                writing.write_blocks.remote(self._table.uri, self._rows, *group.blocks)
+                writing.write_blocks.remote(self._table.uri, self._row_format, *group.blocks)
             )
 
     def _collect(self, timeout_s: float) -> None:

@@ -15,7 +15,7 @@ from bottleneck.incremental.summary import Summary, history_entry
 from bottleneck.pipeline import writing
 from bottleneck.table.lease import Lease, require_free
 from bottleneck.table.shards import Shard
-from bottleneck.table.table import FeaturesTable
+from bottleneck.table.table import FeaturesTable, ImageTable
 
 #: Shards smaller than this share of the aimed size are merged.
 _SMALL_SHARE = 0.5
@@ -56,7 +56,7 @@ def _maintain(config: MaintenanceFlags, interruption: Interruption) -> Summary:
 
 
 def compact(
-    table: FeaturesTable, groups: Sequence[Sequence[Shard]], summary: Summary, lease: Lease
+    table: ImageTable, groups: Sequence[Sequence[Shard]], summary: Summary, lease: Lease
 ) -> None:
     """Merges each group of shards into one.
 
@@ -73,13 +73,12 @@ def compact(
         ConflictError: Another run committed first; earlier merges stay.
     """
     snapshot = table.snapshot()
-    rows = table.row_format(snapshot.spec)
     metrics = RunMetrics(summary.run)
     for start in range(0, len(groups), _MERGES_A_COMMIT):
         some = groups[start : start + _MERGES_A_COMMIT]
         merged = writing.merge_all(
             table.uri,
-            rows,
+            snapshot.row_format,
             ({"shard_paths": [s.path for s in group], "drop": {}, "replace": {}} for group in some),
         )
         added = [shard for shard in merged if shard is not None]

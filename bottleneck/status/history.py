@@ -24,8 +24,9 @@ from bottleneck.images.statuses import OK, UNAVAILABLE
 from bottleneck.spec import PREFIX
 from bottleneck.status.config import StatusConfig
 from bottleneck.storage.uris import normalize_uri
+from bottleneck.table.log import CommitRecord
 from bottleneck.table.snapshot import Snapshot
-from bottleneck.table.table import CommitRecord, FeaturesTable
+from bottleneck.table.table import FeaturesTable
 
 #: Versions whose size is looked up, beside the last one of each run: what a picture can show.
 _GROWTH_POINTS = 60

@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
 
 import pyarrow as pa
 from deltalake import DeltaTable
@@ -20,7 +22,7 @@ from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Tra
 
 from bottleneck.console.redaction import redact_uri
 from bottleneck.errors import ConflictError, TableError
-from bottleneck.table.location import arrow_filesystem, unreachable
+from bottleneck.table.location import arrow_filesystem, delta_uri, unreachable
 
 #: Name under which commits are counted.
 APP_ID = "bottleneck-features"
@@ -58,6 +60,23 @@ class LeaseMark:
     replaces_ms: int
 
 
+@dataclass(frozen=True)
+class CommitRecord:
+    """One commit of this package as the table's history tells it.
+
+    Attributes:
+        version: Delta version that the commit made.
+        timestamp_s: When, in seconds since the epoch.
+        run: Identity of the run that made it.
+        stats: Figures the run stored with it (rows by status, seconds by stage, bytes …).
+    """
+
+    version: int
+    timestamp_s: float
+    run: str
+    stats: Mapping[str, Any] = field(default_factory=dict)
+
+
 class TableLog:
     """The log of one table.
 
@@ -88,6 +107,56 @@ class TableLog:
         """
         try:
             self.delta.update_incremental()
+        except (DeltaError, OSError) as e:
+            raise TableError(unreachable(self.uri, e)) from e
+
+    def at(self, wanted: int | datetime | None) -> DeltaTable:
+        """Opens an earlier version.
+
+        Args:
+            wanted: Its number, or a time with a time zone.
+
+        Raises:
+            TableError: There is no such version (any more).
+        """
+        missing = (
+            f"{redact_uri(self.uri)} has no version {wanted}; its newest is "
+            f"{self.delta.version()}, and the oldest ones may have been cleaned up"
+        )
+        try:
+            delta = DeltaTable(delta_uri(self.uri))
+            delta.load_as_version(wanted)  # type: ignore[arg-type]
+            created_ms = delta.metadata().created_time or 0
+            if isinstance(wanted, datetime) and wanted.timestamp() * 1000 < created_ms:
+                # delta-rs takes the first version for any time before it.
+                raise TableError(missing)
+        except (DeltaError, OSError, ValueError, OverflowError) as e:
+            raise TableError(missing) from e
+        return delta
+
+    def commits(self, limit: int | None) -> list[CommitRecord]:
+        """Returns this package's commits that the log still knows, newest first.
+
+        Args:
+            limit: Number of entries to look at, of other tools too; None for all.
+
+        Raises:
+            TableError: Storage refuses.
+        """
+        return [
+            CommitRecord(
+                version=int(entry["version"]),
+                timestamp_s=entry["timestamp"] / 1000,
+                run=str(entry.get(RUN_KEY, "")),
+                stats=json.loads(entry.get(STATS_KEY, "{}")),
+            )
+            for entry in self._history(limit)
+            if STATS_KEY in entry
+        ]
+
+    def _history(self, limit: int | None = None) -> list[dict[str, Any]]:
+        try:
+            return self.delta.history(limit)
         except (DeltaError, OSError) as e:
             raise TableError(unreachable(self.uri, e)) from e
 
@@ -156,11 +225,7 @@ class TableLog:
 
     def version_of(self, commit_id: str) -> int:
         """Returns the Delta version that an entry made."""
-        try:
-            entries = self.delta.history()
-        except (DeltaError, OSError) as e:
-            raise TableError(unreachable(self.uri, e)) from e
-        for entry in entries:
+        for entry in self._history():
             if entry.get(COMMIT_KEY) == commit_id:
                 return int(entry["version"])
         raise ConflictError(self.conflict())

@@ -17,19 +17,18 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bottleneck.console.formatting import format_bytes
 from bottleneck.console.redaction import one_line, redact_uri
 from bottleneck.errors import TableError
 from bottleneck.images.statuses import OK
 from bottleneck.spec import FeatureSpec
 from bottleneck.table.batches import Batch, recut
-from bottleneck.table.columns import pooled, row_group_rows, to_numpy
+from bottleneck.table.columns import pooled, to_numpy
 from bottleneck.table.conditions import columns_of, matching, require_columns
 from bottleneck.table.files import TableFiles
+from bottleneck.table.memory import require_memory
 from bottleneck.table.reading import ShardReader, read_columns
 from bottleneck.table.schemas import SCHEMAS, RowFormat
 from bottleneck.table.shards import Shard
@@ -81,9 +80,14 @@ class Snapshot:
         return SCHEMAS[self.spec.kind]
 
     @property
+    def row_format(self) -> RowFormat:
+        """What the rows look like."""
+        return RowFormat(self.schema, self.spec.length)
+
+    @property
     def files(self) -> TableFiles:
         """Where the shards are, with a file system of its own for each call."""
-        return TableFiles.at(self.table_uri, RowFormat(self.schema, self.spec.length))
+        return TableFiles.at(self.table_uri, self.row_format)
 
     def part(self, numbers: Iterable[int]) -> Snapshot:
         """Returns the same version with some of its shards only, given by their numbers."""
@@ -185,7 +189,13 @@ class Snapshot:
         chosen = [_with_features(table, where) for table in self._read_all(names)]
         edges = np.cumsum([0, *(len(rows) for rows, _ in chosen)])
         shape = self.spec.shape if pool is None else self.spec.shape[-1:]
-        self._require_memory(int(edges[-1]), shape)
+        require_memory(
+            int(edges[-1]),
+            self.spec.shape,
+            pooled=pool is not None,
+            threads=_FEATURE_THREADS,
+            table_uri=self.table_uri,
+        )
         features = np.empty((int(edges[-1]), *shape), np.float32)
         files = self.files
 
@@ -255,22 +265,6 @@ class Snapshot:
                 f"{redact_uri(self.table_uri)} is a {self.spec.kind} table and holds no features; "
                 "read its columns with .read(), or open the features table it was made from"
             )
-
-    def _require_memory(self, rows: int, shape: Sequence[int]) -> None:
-        group = 4 * self.spec.length * row_group_rows(self.spec.length)
-        # A row group is held as bytes of the file, as Arrow's columns and as the chosen rows.
-        beside = 3 * _FEATURE_THREADS * group
-        needed = 4 * rows * int(np.prod(shape)) + beside
-        available = int(psutil.virtual_memory().available)
-        if needed <= available:
-            return
-        less = 4 * rows * self.spec.shape[-1] + beside
-        pool = f"pool='avg' ({format_bytes(less)}), " if less < needed else ""
-        raise TableError(
-            f"the features of {rows:,} images of {redact_uri(self.table_uri)} need "
-            f"{format_bytes(needed)} of memory and {format_bytes(available)} are available; "
-            f"give {pool}fewer rows with where=, or read a part at a time with .batches()"
-        )
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:

@@ -1,7 +1,7 @@
-"""The features table: one row an image, in a Delta Lake table.
+"""Tables of features and of predictions: one row per image, in a Delta Lake table.
 
 Workers write Parquet shards under unique names (:mod:`bottleneck.table.shards`) that nobody sees;
-the driver makes them visible with one commit (:meth:`FeaturesTable.commit`). Readers always see
+the driver makes them visible with one commit (:meth:`ImageTable.commit`). Readers always see
 whole snapshots. This module needs neither Ray nor Keras.
 """
 
@@ -12,23 +12,19 @@ import math
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import pyarrow as pa
-import pyarrow.fs as pafs
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
-from deltalake.transaction import AddAction, RemoveAction
 
 from bottleneck.console.redaction import redact_uri
 from bottleneck.errors import ConflictError, TableError
 from bottleneck.spec import FeatureSpec, PredictionSpec
 from bottleneck.storage.uris import is_local
+from bottleneck.table.actions import changes, require_written, shards_of
 from bottleneck.table.location import (
-    arrow_filesystem,
     delta_uri,
     require_empty,
     require_readable_name,
@@ -40,11 +36,12 @@ from bottleneck.table.log import (
     COMMIT_KEY,
     RUN_KEY,
     STATS_KEY,
+    CommitRecord,
     LeaseMark,
     TableLog,
     log_entry,
 )
-from bottleneck.table.schemas import FEATURES, PREDICTIONS, RowFormat
+from bottleneck.table.schemas import SCHEMAS
 from bottleneck.table.shards import Shard
 from bottleneck.table.snapshot import Snapshot
 
@@ -56,32 +53,14 @@ CREATION_KEY = "bottleneck.creation"
 _PROPERTIES = {"delta.dataSkippingStatsColumns": "image"}
 
 
-@dataclass(frozen=True)
-class CommitRecord:
-    """One commit of this package as the table's history tells it.
-
-    Attributes:
-        version: Delta version that the commit made.
-        timestamp_s: When, in seconds since the epoch.
-        run: Identity of the run that made it.
-        stats: Figures the run stored with it (rows by status, seconds by stage, bytes …).
-    """
-
-    version: int
-    timestamp_s: float
-    run: str
-    stats: Mapping[str, Any] = field(default_factory=dict)
-
-
-class FeaturesTable:
-    """A features table at a URI: a local folder, ``s3://``, ``gs://`` or ``abfs://``.
+class ImageTable:
+    """A table of one kind at a URI: a local folder, ``s3://``, ``gs://`` or ``abfs://``.
 
     Credentials and endpoints come from the environment (``AWS_ACCESS_KEY_ID``,
     ``AWS_ENDPOINT_URL``, …); plain http needs ``AWS_ALLOW_HTTP=true``.
     """
 
-    schema: ClassVar[pa.Schema] = FEATURES
-    spec_type: ClassVar[type[FeatureSpec]] = FeatureSpec
+    spec_type: ClassVar[type[FeatureSpec]]
 
     def __init__(self, uri: str, delta: DeltaTable) -> None:
         self.uri = uri
@@ -128,7 +107,7 @@ class FeaturesTable:
                 raise TableError(f"{uri} is a file; a table needs a folder") from e
             raise TableError(unreachable(uri, e)) from e
         table = cls(uri, delta)
-        table.snapshot()
+        table._spec(delta)
         return table
 
     @classmethod
@@ -148,7 +127,7 @@ class FeaturesTable:
         try:
             delta = DeltaTable.create(
                 delta_uri(uri),
-                cls.schema,
+                SCHEMAS[cls.spec_type.kind],
                 configuration={**_PROPERTIES, **spec.to_properties(), CREATION_KEY: creation},
                 # A retry would land on top of the other's table and change its specification.
                 commit_properties=log_entry({}, None, mark),
@@ -184,39 +163,20 @@ class FeaturesTable:
         """
         delta = self._log.delta
         if version is not None or as_of is not None:
-            delta = self._load(version if version is not None else as_of)
-        try:
-            spec = self.spec_type.from_properties(delta.metadata().configuration)
-        except TableError as e:
-            raise TableError(f"{redact_uri(self.uri)}: {e}") from e
+            delta = self._log.at(version if version is not None else as_of)
         return Snapshot(
             table_uri=self.uri,
             version=delta.version(),
-            spec=spec,
-            shards=_shards(delta),
+            spec=self._spec(delta),
+            shards=shards_of(delta),
             app_version=delta.transaction_version(APP_ID) or 0,
         )
 
-    def row_format(self, spec: FeatureSpec) -> RowFormat:
-        """Returns what rows of this table look like."""
-        return RowFormat(self.schema, spec.length)
-
-    def _load(self, wanted: int | datetime | None) -> DeltaTable:
-        """Opens an earlier version, by number or by time."""
-        missing = (
-            f"{redact_uri(self.uri)} has no version {wanted}; its newest is "
-            f"{self._log.delta.version()}, and the oldest ones may have been cleaned up"
-        )
+    def _spec(self, delta: DeltaTable) -> FeatureSpec:
         try:
-            delta = DeltaTable(delta_uri(self.uri))
-            delta.load_as_version(wanted)  # type: ignore[arg-type]
-            created_ms = delta.metadata().created_time or 0
-            if isinstance(wanted, datetime) and wanted.timestamp() * 1000 < created_ms:
-                # delta-rs takes the first version for any time before it.
-                raise TableError(missing)
-        except (DeltaError, OSError, ValueError, OverflowError) as e:
-            raise TableError(missing) from e
-        return delta
+            return self.spec_type.from_properties(delta.metadata().configuration)
+        except TableError as e:
+            raise TableError(f"{redact_uri(self.uri)}: {e}") from e
 
     def commit(
         self,
@@ -247,16 +207,10 @@ class FeaturesTable:
                 was applied.
             TableError: Storage refused the commit; nothing was applied.
         """
-        _require_written(self.uri, add)
-        now_ms = int(time.time() * 1000)
-        actions: list[AddAction | RemoveAction] = [
-            AddAction(shard.path, shard.bytes, {}, now_ms, True, _delta_stats(shard))
-            for shard in add
-        ]
-        actions += [RemoveAction(shard.path, True, now_ms, shard.bytes, {}) for shard in remove]
+        require_written(self.uri, add)
         commit_id = uuid.uuid4().hex
         self._log.append(
-            actions,
+            changes(add, remove, int(time.time() * 1000)),
             {COMMIT_KEY: commit_id, RUN_KEY: run, STATS_KEY: json.dumps(dict(stats or {}))},
             app_version=base.app_version + 1,
             mark=mark,
@@ -272,7 +226,7 @@ class FeaturesTable:
     def _require_current(self, base: Snapshot, remove: Sequence[Shard]) -> None:
         current = self._log.app_version == base.app_version
         if current and remove:
-            present = {shard.path for shard in _shards(self._log.delta)}
+            present = {shard.path for shard in shards_of(self._log.delta)}
             current = all(shard.path in present for shard in remove)
         if not current:
             raise ConflictError(self._log.conflict())
@@ -305,74 +259,22 @@ class FeaturesTable:
     def commits(self, limit: int | None = None) -> list[CommitRecord]:
         """Returns this package's commits that the log still knows, newest first.
 
+        Args:
+            limit: Number of entries of the log to look at, of other tools too; all when not given.
+
         Raises:
             TableError: Storage refuses.
         """
-        try:
-            entries = self._log.delta.history(limit)
-        except (DeltaError, OSError) as e:
-            raise TableError(unreachable(self.uri, e)) from e
-        return [
-            CommitRecord(
-                version=int(entry["version"]),
-                timestamp_s=entry["timestamp"] / 1000,
-                run=str(entry.get(RUN_KEY, "")),
-                stats=json.loads(entry.get(STATS_KEY, "{}")),
-            )
-            for entry in entries
-            if STATS_KEY in entry
-        ]
+        return self._log.commits(limit)
 
 
-def _shards(delta: DeltaTable) -> tuple[Shard, ...]:
-    actions = pa.table(delta.get_add_actions(flatten=True))
-    names = actions.column_names
-    none = [None] * actions.num_rows
-    shards = [
-        Shard(path, size, rows or 0, low or "", high or "")
-        for path, size, rows, low, high in zip(
-            actions["path"].to_pylist(),
-            actions["size_bytes"].to_pylist(),
-            actions["num_records"].to_pylist() if "num_records" in names else none,
-            actions["min.image"].to_pylist() if "min.image" in names else none,
-            actions["max.image"].to_pylist() if "max.image" in names else none,
-            strict=True,
-        )
-    ]
-    return tuple(sorted(shards, key=lambda shard: (shard.min_image, shard.path)))
+class FeaturesTable(ImageTable):
+    """A table of features; see :class:`ImageTable`."""
+
+    spec_type: ClassVar[type[FeatureSpec]] = FeatureSpec
 
 
-def _delta_stats(shard: Shard) -> str:
-    return json.dumps(
-        {
-            "numRecords": shard.rows,
-            "minValues": {"image": shard.min_image},
-            "maxValues": {"image": shard.max_image},
-            "nullCount": {"image": 0},
-        }
-    )
+class PredictionsTable(ImageTable):
+    """A table of predictions; see :class:`ImageTable`."""
 
-
-def _require_written(table_uri: str, shards: Sequence[Shard]) -> None:
-    """Delta does not check that an added file exists; a commit of nothing would break readers."""
-    if not shards:
-        return
-    filesystem, root = arrow_filesystem(table_uri)
-    try:
-        infos = filesystem.get_file_info([f"{root}/{shard.path}" for shard in shards])
-    except OSError as e:
-        raise TableError(unreachable(table_uri, e)) from e
-    for info, shard in zip(infos, shards, strict=True):
-        if info.type != pafs.FileType.File or info.size != shard.bytes:
-            found = f"{info.size} bytes" if info.type == pafs.FileType.File else "nothing"
-            raise TableError(
-                f"shard {shard.path} of {redact_uri(table_uri)} should have {shard.bytes} bytes "
-                f"but storage has {found}; it was not committed, run again"
-            )
-
-
-class PredictionsTable(FeaturesTable):
-    """A predictions table at a URI."""
-
-    schema: ClassVar[pa.Schema] = PREDICTIONS
     spec_type: ClassVar[type[FeatureSpec]] = PredictionSpec
