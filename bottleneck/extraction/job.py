@@ -24,7 +24,7 @@ from bottleneck.incremental.summary import Summary
 from bottleneck.pipeline import probe
 from bottleneck.pipeline.fetching import fetcher_of
 from bottleneck.spec import FeatureSpec, require_equal
-from bottleneck.table.table import FeaturesTable
+from bottleneck.table.table import FeaturesTable, ImageTable
 
 
 def extract(config: ExtractConfig) -> Summary:
@@ -78,7 +78,7 @@ class Extraction(TableJob[ExtractConfig, Summary]):
             weights_bytes=self._description.weights_bytes,
         )
 
-    def finish(self, table: FeaturesTable) -> None:
+    def finish(self, table: ImageTable) -> None:
         """Remembers what features the backbone makes, if this run found it out."""
         if "_description" not in vars(self):
             return

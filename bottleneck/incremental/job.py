@@ -21,7 +21,7 @@ from bottleneck.pipeline.stages import PipelineConfig
 from bottleneck.sources.listing import list_images
 from bottleneck.spec import FeatureSpec
 from bottleneck.table.snapshot import Snapshot
-from bottleneck.table.table import FeaturesTable
+from bottleneck.table.table import ImageTable
 
 C = TypeVar("C", bound=RunFlags)
 S = TypeVar("S", bound=Summary)
@@ -58,7 +58,7 @@ class TableJob(ABC, Generic[C, S]):
         snapshot: The table before the run; None when there is none yet.
     """
 
-    table_type: ClassVar[type[FeaturesTable]]
+    table_type: ClassVar[type[ImageTable]]
 
     def __init__(
         self, config: C, summary: S, interruption: Interruption, snapshot: Snapshot | None
@@ -93,7 +93,7 @@ class TableJob(ABC, Generic[C, S]):
     def stages(self) -> PipelineConfig:
         """Returns the stages that compute the work; called only where there is some."""
 
-    def finish(self, table: FeaturesTable) -> None:
+    def finish(self, table: ImageTable) -> None:
         """Does what is left once the table is up to date."""
 
     def connect(self) -> None:

@@ -23,7 +23,7 @@ from bottleneck.incremental.plan import Plan, make_plan
 from bottleneck.incremental.summary import Summary
 from bottleneck.spec import FeatureSpec
 from bottleneck.table.lease import Lease, require_free
-from bottleneck.table.table import FeaturesTable
+from bottleneck.table.table import ImageTable
 
 _log = logging.getLogger(__name__)
 
@@ -107,8 +107,8 @@ def _attempt(
 
 
 def _compute(
-    job: TableJob[C, S], table: FeaturesTable | None, plan: Plan, spec: FeatureSpec
-) -> FeaturesTable:
+    job: TableJob[C, S], table: ImageTable | None, plan: Plan, spec: FeatureSpec
+) -> ImageTable:
     """Computes and commits what is planned; makes the table if there is none yet."""
     stages = job.stages()
     start = job.snapshot

@@ -23,7 +23,7 @@ from bottleneck.prediction.stages import prediction_stages
 from bottleneck.prediction.summary import PredictSummary
 from bottleneck.spec import PredictionSpec, require_equal
 from bottleneck.table.snapshot import Snapshot
-from bottleneck.table.table import FeaturesTable, PredictionsTable
+from bottleneck.table.table import ImageTable, PredictionsTable
 
 
 def predict(config: PredictConfig) -> PredictSummary:
@@ -78,7 +78,7 @@ class Prediction(TableJob[PredictConfig, PredictSummary]):
         gpus = size_actors(self.config, nodes.possible_nodes()).gpus
         return prediction_stages(self.config, self._model, self.spec(), self._features, gpus)
 
-    def finish(self, table: FeaturesTable) -> None:
+    def finish(self, table: ImageTable) -> None:
         """Evaluates the predictions where labels are known, and writes the report."""
         images = self._source.images if self._source.files else None
         evaluate_table(self.config, table.snapshot(), self._model, images, self.summary)
