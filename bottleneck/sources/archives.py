@@ -64,15 +64,15 @@ class Archive:
     """A tar file of the source.
 
     Attributes:
-        image: its path relative to the source, the prefix of its images' identities.
-        uri: normalised URI.
-        bytes: size.
-        fingerprint: of the whole archive.
+        image: Its path relative to the source, the prefix of its images' identities.
+        uri: Normalized URI.
+        size_bytes: Its size.
+        fingerprint: Of the whole archive.
     """
 
     image: str
     uri: str
-    bytes: int
+    size_bytes: int
     fingerprint: str
 
 
@@ -132,13 +132,13 @@ def _read_rows(archive: Archive, rules: Rules, tally: Tally) -> pl.DataFrame:
     images, _ = sift(members, rules, tally, archives=False)
     folder = archive.image.rpartition("/")[0]
     prefix = f"{folder}/" if folder else ""
-    placed = with_layout(
-        images.with_columns(place=pl.concat_str(pl.lit(prefix), pl.col("path"))),
+    labelled = with_layout(
+        images.with_columns(in_source=pl.concat_str(pl.lit(prefix), pl.col("path"))),
         rules.layout,
-        "place",
+        "in_source",
     )
     own = pl.Series("own", _labels_of(images.get_column("path"), labels), dtype=pl.String)
-    return placed.with_columns(own).select(
+    return labelled.with_columns(own).select(
         pl.concat_str(pl.lit(archive.image + "/"), pl.col("path")).alias("image"),
         pl.lit(archive.uri).alias("uri"),
         pl.coalesce("own", "label").alias("label"),
@@ -263,12 +263,12 @@ class _RemoteArchive(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._archive.bytes}
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._archive.size_bytes}
         self._position = start[whence] + offset
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        end = min(self._position + len(buffer), self._archive.bytes)
+        end = min(self._position + len(buffer), self._archive.size_bytes)
         if end <= self._position:
             return 0
         self._tally.add_requests()

@@ -139,7 +139,7 @@ def _list_other(uri: str, tally: Tally) -> Iterator[pl.DataFrame]:
     stats = [stat_of_info(info) for info in found.values()]
     yield page_frame(
         [name[len(root.rstrip("/")) :].lstrip("/") for name in found],
-        [each.bytes for each in stats],
+        [each.size_bytes for each in stats],
         [each.fingerprint for each in stats],
     )
 

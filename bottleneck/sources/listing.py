@@ -63,7 +63,7 @@ def list_images(
         return build_listing([read_list(uri, tally, concurrency)], uri, rules, tally)
     if found is not None:
         name = uri.rpartition("/")[2]
-        archives = [Archive(name, uri, found.bytes, found.fingerprint)]
+        archives = [Archive(name, uri, found.size_bytes, found.fingerprint)]
         frames: list[pl.DataFrame] = []
     else:
         frames, archives = _list_folder(uri, rules, tally, concurrency)

@@ -13,7 +13,7 @@ import io
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -91,7 +91,9 @@ def _stat_all(rows: pl.DataFrame, tally: Tally, concurrency: int) -> list[pl.Ser
         if not is_local(uri):
             tally.add_requests()
         found = stat_uri(uri)
-        return (MISSING_FINGERPRINT, None) if found is None else (found.fingerprint, found.bytes)
+        return (
+            (MISSING_FINGERPRINT, None) if found is None else (found.fingerprint, found.size_bytes)
+        )
 
     known = rows.get_column("fingerprint").is_not_null()
     parts: list[pl.DataFrame] = []
@@ -167,7 +169,7 @@ def _read_csv(uri: str, required: str) -> pl.DataFrame:
     )
     parsing = pa_csv.ParseOptions(newlines_in_values=True)
     table = pa_csv.read_csv(io.BytesIO(data), convert_options=options, parse_options=parsing)
-    return _as_text(cast(pl.DataFrame, pl.from_arrow(table)))
+    return _as_text(pl.DataFrame(table))
 
 
 def _read_parquet(uri: str, required: str) -> pl.DataFrame:
@@ -178,7 +180,7 @@ def _read_parquet(uri: str, required: str) -> pl.DataFrame:
         table = file.read(columns=names)
     # Without the fields' metadata, which strangers may have written and Polars reads as UTF-8.
     plain = pa.Table.from_arrays(table.columns, names=table.column_names)
-    return _as_text(cast(pl.DataFrame, pl.from_arrow(plain)))
+    return _as_text(pl.DataFrame(plain))
 
 
 def _read_json(uri: str, required: str) -> Iterator[pl.DataFrame]:

@@ -230,8 +230,8 @@ class _Call:
     def _fetch_other(self, request: FetchRequest) -> Fetched:
         filesystem, path = fsspec_filesystem(request.uri)
         found = stat_of_info(filesystem.info(path))
-        if request.length is None and found.bytes > self._fetcher.max_bytes:
-            return self._too_large(found.bytes, found.fingerprint)
+        if request.length is None and found.size_bytes > self._fetcher.max_bytes:
+            return self._too_large(found.size_bytes, found.fingerprint)
         end = None if request.length is None else (request.offset or 0) + request.length
         data = filesystem.cat_file(path, start=request.offset, end=end)
         return _complete(request, bytes(data), found.fingerprint)

@@ -32,11 +32,11 @@ class Stat:
     """What is known of a file without reading it.
 
     Attributes:
-        bytes: its size.
-        fingerprint: in the listing's form.
+        size_bytes: Its size.
+        fingerprint: In the listing's form.
     """
 
-    bytes: int
+    size_bytes: int
     fingerprint: str
 
 
