@@ -99,7 +99,7 @@ def test_whole_files_round_trip_everywhere(tmp_path, s3):
             with open_input(uri) as file:
                 assert file.read(2) == name.encode()[:2]
                 assert file.seek(0) == 0
-            assert stat_uri(uri).bytes == len(name.encode())
+            assert stat_uri(uri).size_bytes == len(name.encode())
             delete(uri)
             assert not exists(uri)
             delete(uri)
