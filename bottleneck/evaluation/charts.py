@@ -69,7 +69,7 @@ def learning_curves(
     figure = _figure(11.5, 4.2)
     panels = figure.subplots(1, 2, gridspec_kw={"wspace": 0.22})
     for axes, name in zip(panels, ("loss", "accuracy"), strict=True):
-        for key, label, colour in (
+        for key, label, color in (
             (name, "training", _TRAIN),
             (f"val_{name}", "validation", _VALIDATION),
         ):
@@ -77,7 +77,7 @@ def learning_curves(
             if np.isfinite(values).any():
                 marker = "o" if len(epochs) <= 30 else ""
                 axes.plot(
-                    epochs, values, color=colour, label=label, marker=marker, markersize=4, lw=1.8
+                    epochs, values, color=color, label=label, marker=marker, markersize=4, lw=1.8
                 )
         axes.set_title("Loss" if name == "loss" else "Accuracy")
         axes.set_xlabel("epoch")
@@ -102,7 +102,7 @@ def learning_curves(
 def confusion_matrix(labels: Sequence[str], confusion: npt.ArrayLike) -> bytes:
     """Draws which classes are taken for which.
 
-    Colours tell shares of each row. Up to 20 classes the counts stand in the cells. Of more than
+    Colors tell shares of each row. Up to 20 classes the counts stand in the cells. Of more than
     100 classes the 60 with the most mistakes, as true or as predicted class, are shown.
 
     Args:
@@ -140,9 +140,9 @@ def confusion_matrix(labels: Sequence[str], confusion: npt.ArrayLike) -> bytes:
     side = max(2.6, cell * shown)
     figure = _figure(side + 1, side)
     axes = figure.add_axes((0, 0, side / (side + 1), 1))
-    colours = colormaps["Blues"].with_extremes(bad="#eeeeee")
+    colors = colormaps["Blues"].with_extremes(bad="#eeeeee")
     # The square root keeps a confusion of one row in a hundred visible.
-    image = axes.imshow(shares, cmap=colours, norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    image = axes.imshow(shares, cmap=colors, norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
     axes.set_title(title, fontsize=11)
     _name_cells(axes, labels, side / shown)
     if with_counts:
@@ -174,9 +174,9 @@ def _name_cells(axes: Axes, labels: Sequence[str], cell: float) -> None:
     axes.set_xlabel("predicted class", fontsize=10)
     axes.set_ylabel("true class", fontsize=10)
     edges = np.arange(1, shown) - 0.5
-    colour, width = ("#e4e4e4", 0.3) if many else ("white", 1.0)
-    axes.hlines(edges, -0.5, shown - 0.5, colors=colour, linewidths=width)
-    axes.vlines(edges, -0.5, shown - 0.5, colors=colour, linewidths=width)
+    color, width = ("#e4e4e4", 0.3) if many else ("white", 1.0)
+    axes.hlines(edges, -0.5, shown - 0.5, colors=color, linewidths=width)
+    axes.vlines(edges, -0.5, shown - 0.5, colors=color, linewidths=width)
 
 
 def _write_counts(

@@ -12,14 +12,14 @@ _PRINTED_CLASSES = 20
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """How well one class is recognised.
+    """How well one class is recognized.
 
     Attributes:
         label: Its name.
         support: Rows that are of this class.
         predicted: Rows taken for it.
         precision: Share of the rows taken for it that are of it; None if it was never predicted.
-        recall: Share of its rows that were recognised; None without support.
+        recall: Share of its rows that were recognized; None without support.
         f1: Harmonic mean of both, 0 if never predicted; None without support.
     """
 

@@ -54,9 +54,9 @@ def wilson(hits: int, count: int) -> Interval | None:
         return None
     share = hits / count
     scale = 1 + _Z**2 / count
-    centre = (share + _Z**2 / (2 * count)) / scale
+    center = (share + _Z**2 / (2 * count)) / scale
     half = _Z * (share * (1 - share) / count + _Z**2 / (4 * count**2)) ** 0.5 / scale
-    return Interval.around(share, max(0.0, centre - half), min(1.0, centre + half))
+    return Interval.around(share, max(0.0, center - half), min(1.0, center + half))
 
 
 def resamples(counts: Ints, generator: np.random.Generator) -> Iterator[Ints]:

@@ -52,7 +52,7 @@ def _draw_growth(
     axes: Any,
     name: str,
     points: list[tuple[datetime, int]],
-    colour: str,
+    color: str,
     form: Callable[[float], str],
 ) -> None:
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
@@ -67,7 +67,7 @@ def _draw_growth(
     times = [time for time, _ in points]
     values = [value for _, value in points]
     marker = "o" if len(points) <= _MOST_MARKERS else ""
-    axes.plot(times, values, color=colour, drawstyle="steps-post", marker=marker, markersize=4)
+    axes.plot(times, values, color=color, drawstyle="steps-post", marker=marker, markersize=4)
     axes.set_ylim(0, 1.15 * max(1, *values))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
