@@ -27,9 +27,9 @@ _URI_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>|`]+")
 
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
-# Length of the longest line that an exception may add to a message of ours, and of its end in it.
-_LINE_CHARS = 500
-_END_CHARS = 300
+# Characters that a library's exception may add to a message of ours, and of its end among them.
+_LINE_CHARS = 300
+_END_CHARS = 200
 
 
 def redact_uri(uri: str) -> str:
@@ -79,7 +79,7 @@ def without_parameters(uri: str) -> str:
 
 def one_line(
     error: BaseException | str,
-    part: Literal["whole", "first", "last"] = "whole",
+    part: Literal["whole", "ends", "first", "last"] = "whole",
     *,
     kind: bool = False,
 ) -> str:
@@ -87,17 +87,18 @@ def one_line(
 
     Args:
         error: The exception, or a library's message.
-        part: ``whole`` joins all lines. ``first`` takes what happened, where a library goes on with
-            details for its developers; ``last`` takes the cause, where it starts with a traceback.
+        part: ``whole`` joins all lines; ``ends`` does so too and leaves out the middle of a long
+            message, where it starts with what happened and ends with why. ``first`` takes the first
+            line, where details for developers follow; ``last`` the last one, where a traceback
+            comes before it.
         kind: Whether the exception's class stands before its message. It is left out where the
             message is one of ours, which says all itself.
 
     Returns:
-        At most 500 characters, a longer line without its middle; the name of the exception's class
-        where there is no message.
+        At most 300 characters; the name of the exception's class where there is no message.
     """
     lines = [line for line in _COLOR.sub("", str(error)).splitlines() if line.strip()]
-    if part != "whole":
+    if part in ("first", "last"):
         lines = lines[:1] if part == "first" else lines[-1:]
     text = redact_text(" ".join(" ".join(lines).split()))
     if isinstance(error, BaseException) and (not text or kind):
@@ -106,7 +107,6 @@ def one_line(
             text = name
         elif not isinstance(error, BottleneckError):
             text = f"{name}: {text}"
-    if len(text) <= _LINE_CHARS:
-        return text
-    # What happened stands at the beginning, why at the end.
+    if len(text) <= _LINE_CHARS or part != "ends":
+        return text[:_LINE_CHARS]
     return f"{text[: _LINE_CHARS - _END_CHARS - 3]} … {text[-_END_CHARS:]}"

@@ -32,7 +32,7 @@ def arrow_filesystem(uri: str) -> tuple[Any, str]:
         filesystem, path = pafs.FileSystem.from_uri(root)
     except (OSError, ValueError, pa.ArrowException) as e:
         raise TableError(
-            f"{redact_uri(uri)} is not an address that a table can have ({one_line(e)}); "
+            f"{redact_uri(uri)} is not an address that a table can have ({one_line(e, 'ends')}); "
             "allowed: a local folder, s3://, gs:// or abfs://"
         ) from e
     return filesystem, f"{path.rstrip('/')}/{key}".rstrip("/")
@@ -99,6 +99,6 @@ def require_empty(uri: str) -> None:
 def unreachable(uri: str, error: Exception) -> str:
     """Returns the one line for storage that refused, in words of ours."""
     return (
-        f"cannot use the table at {redact_uri(uri)}: {one_line(error)}; "
+        f"cannot use the table at {redact_uri(uri)}: {one_line(error, 'ends')}; "
         "check the address, the credentials and that the place may be written"
     )
