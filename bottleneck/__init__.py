@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bottleneck import errors
     from bottleneck.backbones.backbone import Backbone
     from bottleneck.backbones.config import BackboneConfig
+    from bottleneck.backbones.few_images import features_of
     from bottleneck.errors import BottleneckError
     from bottleneck.evaluation.evaluate import evaluate
     from bottleneck.evaluation.figures import Evaluation
@@ -70,6 +71,7 @@ __all__ = [
     "errors",
     "evaluate",
     "extract",
+    "features_of",
     "list_images",
     "load_model",
     "predict",
@@ -102,6 +104,7 @@ _MODULES = {
     "errors": "errors",
     "evaluate": "evaluation.evaluate",
     "extract": "extraction.job",
+    "features_of": "backbones.few_images",
     "list_images": "sources.listing",
     "load_model": "models.classifier",
     "predict": "prediction.job",
