@@ -177,10 +177,10 @@ def test_a_killed_driver_loses_no_commit_and_killed_workers_lose_nothing(
     assert 0 < kept < IMAGES
     # Nor does it matter that the next run loses two workers.
     second = drive()
-    second.wait_until(lambda: kill_worker(cluster, "fetch_and_decode"), "fetch_and_decode")
+    second.wait_until(lambda: kill_worker(cluster, "ImageReader.read"), "ImageReader.read")
     second.wait_for_commits(FeaturesTable.open(table).snapshot().version + 2)
     with second.paused():
-        assert kill_worker(cluster, "BackboneActor")
+        assert kill_worker(cluster, "NetworkActor")
         assert second.process.poll() is None
     code, out, err = second.finish()
     assert code == 0, err
@@ -381,7 +381,7 @@ def wait_until_quiet(cluster: Cluster, s3: S3Server) -> None:
     deadline = time.monotonic() + 60
     seen, since = -1, time.monotonic()
     while time.monotonic() - since < 1:
-        working = ray_processes(cluster, "fetch_and_decode", "BackboneActor", "write_blocks")
+        working = ray_processes(cluster, "ImageReader.read", "NetworkActor", "write_blocks")
         if working or len(s3.requests()) != seen:
             seen, since = len(s3.requests()), time.monotonic()
         assert time.monotonic() < deadline, working

@@ -11,8 +11,7 @@ from coloured import colour, png
 from bottleneck.images.options import DecodeOptions
 from bottleneck.incremental.work import WORK_SCHEMA
 from bottleneck.pipeline import fetching
-from bottleneck.pipeline.fetching import FETCH_BYTES, fetch_and_decode, fetch_in_order, fetch_ranges
-from bottleneck.pipeline.stages import PipelineConfig
+from bottleneck.pipeline.fetching import FETCH_BYTES, ImageReader, fetch_in_order, fetch_ranges
 from bottleneck.storage.fetcher import Fetcher
 
 MB = 1_000_000
@@ -54,19 +53,16 @@ def test_blocks_do_not_depend_on_how_files_are_read(
 ) -> None:
     work = work_of(tmp_path, 21)
     (tmp_path / "3.png").unlink()
-    config = PipelineConfig(
-        decode=DecodeOptions(8, 8), batch_size=8, fetcher=Fetcher(), row_length=3, weights_bytes=0
-    )
-    monkeypatch.setattr(PipelineConfig, "block_rows", 8)
+    reader = ImageReader(DecodeOptions(8, 8), Fetcher())
     seconds = ["fetch_s", "decode_s"]
-    whole = [block.drop_columns(seconds) for block in fetch_and_decode(work, config=config)]
+    whole = [block.drop_columns(seconds) for block in reader.read(work, block_rows=8)]
     assert [block.num_rows for block in whole] == [8, 8, 5]
     assert pa.concat_tables(whole)["image"].to_pylist() == work["image"].to_pylist()
     assert whole[0]["status"].to_pylist() == ["ok"] * 3 + ["missing"] + ["ok"] * 4
     # Three files at a time: ranges that end within blocks.
     monkeypatch.setattr(fetching, "FETCH_BYTES", 3 * max(work["bytes"].to_pylist()))
     assert len(fetch_ranges(work["bytes"], 8)) == 7
-    again = [block.drop_columns(seconds) for block in fetch_and_decode(work, config=config)]
+    again = [block.drop_columns(seconds) for block in reader.read(work, block_rows=8)]
     assert again == whole
 
 

@@ -12,7 +12,7 @@ from bottleneck.extraction.config import ExtractConfig
 from bottleneck.incremental.job import Source, TableJob
 from bottleneck.incremental.run import bring_up_to_date
 from bottleneck.incremental.summary import Summary
-from bottleneck.pipeline.stages import PipelineConfig
+from bottleneck.pipeline.stages import Stages
 from bottleneck.sources.rows import LISTING_SCHEMA
 from bottleneck.spec import FeatureSpec
 from bottleneck.table.table import FeaturesTable
@@ -36,7 +36,7 @@ def job_that(lists: Callable[[ExtractConfig, Summary], None]) -> type[TableJob]:
                 precision="float32",
             )  # fmt: skip
 
-        def stages(self) -> PipelineConfig:
+        def stages(self) -> Stages:
             raise AssertionError("there is nothing to compute")
 
     return Listing

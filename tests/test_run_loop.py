@@ -15,10 +15,8 @@ from s3_server import S3Server
 from bottleneck.errors import RunFailedError
 from bottleneck.extraction.config import ExtractConfig
 from bottleneck.extraction.job import extract
-from bottleneck.extraction.stages import BackbonePipeline
 from bottleneck.incremental.summary import Summary
-from bottleneck.pipeline import writing
-from bottleneck.pipeline.fetching import fetch_and_decode
+from bottleneck.pipeline import stages, writing
 from bottleneck.table.table import FeaturesTable
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -61,15 +59,14 @@ def test_a_backbone_that_no_worker_can_make_ends_the_run_with_the_reason(
     """Once it was taken for lost work, three times, and the reason was not told."""
 
     class NoRoomActor:
-        def __init__(self, config: BackbonePipeline, threads: int) -> None:
+        def __init__(self, stages: stages.Stages, threads: int) -> None:
             raise MemoryError("no room for the weights")
 
         def __call__(self, block: pa.Table) -> pa.Table:
             raise AssertionError
 
     draw(tmp_path / "photos", numbered(3))
-    stages = property(lambda self: (fetch_and_decode, NoRoomActor))
-    monkeypatch.setattr(BackbonePipeline, "stages", stages)
+    monkeypatch.setattr(stages, "NetworkActor", NoRoomActor)
     with pytest.raises(RunFailedError, match="no room for the weights") as caught:
         run(tmp_path / "photos", tmp_path / "table")
     assert "\n" not in str(caught.value)

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,73 +32,72 @@ from bottleneck.images.options import DecodeOptions
 from bottleneck.incremental.loop import RunLoop
 from bottleneck.incremental.plan import make_plan
 from bottleneck.incremental.summary import Summary
-from bottleneck.pipeline.blocks import pixels_of, with_inference_time
-from bottleneck.pipeline.fetching import fetch_and_decode, fetcher_of
-from bottleneck.pipeline.stages import PipelineConfig
+from bottleneck.pipeline.blocks import block_pixels
+from bottleneck.pipeline.fetching import ImageReader, fetcher_of
+from bottleneck.pipeline.stages import Compute, Stages
 from bottleneck.sources.listing import list_images
 from bottleneck.spec import FeatureSpec
 from bottleneck.table.columns import features_array
 from bottleneck.table.table import FeaturesTable
 
 _FOLDER_IMAGES = 1_000
+_MAX_BLOCK_ROWS = 256
 
 # Workers have the package, but not its benchmarks: what is defined here goes to them by value.
 register_pickle_by_value(sys.modules[__name__])
 
 
 @dataclass(frozen=True)
-class StandInPipeline(PipelineConfig):
-    """Images → vectors that have nothing to do with them.
+class StandInNetwork:
+    """Images → vectors that have nothing to do with them and do not compress well.
 
     Attributes:
+        image_size: (height, width) of the images in pixels.
         image_s: Seconds that an image takes, asleep, as on a device that computes elsewhere.
-        diary: Folder where each actor notes when it computed; None for no notes.
+        diary: Folder where each actor records when it computed; None for no records.
     """
 
+    image_size: tuple[int, int]
     image_s: float = 0.0
     diary: str | None = None
 
     @property
-    def stages(self) -> tuple[Callable[..., Iterator[pa.Table]], type]:
-        """Fetching and decoding as ever, then the stand-in."""
-        return fetch_and_decode, StandInActor
+    def row_length(self) -> int:
+        """Values in a vector."""
+        return POOLED.length
+
+    @property
+    def weights_bytes(self) -> int:
+        """0: there are no weights."""
+        return 0
+
+    def load(self, *, batch_size: int, threads: int) -> Compute:
+        """Returns what waits and makes vectors."""
+        noise = np.random.default_rng(0).standard_normal((_MAX_BLOCK_ROWS, self.row_length))
+        vectors = np.maximum(noise, 0).astype(np.float32)
+        name = uuid.uuid4().hex
+
+        def compute(block: pa.Table) -> Mapping[str, pa.Array]:
+            began = time.time()
+            pixels, valid = block_pixels(block, self.image_size)
+            time.sleep(self.image_s * len(pixels))
+            if self.diary is not None:
+                entry = {"began": began, "ended": time.time(), "images": len(pixels)}
+                with (Path(self.diary) / name).open("a") as diary:
+                    diary.write(json.dumps(entry) + "\n")
+            return {"features": features_array(vectors[: len(pixels)], valid)}
+
+        return compute
 
 
-class StandInActor:
-    """Second stage: takes the pixels, waits, and returns vectors that do not compress well."""
-
-    def __init__(self, config: StandInPipeline, threads: int) -> None:
-        self._config = config
-        noise = np.random.default_rng(0).standard_normal((config.block_rows, config.row_length))
-        self._values = np.maximum(noise, 0).astype(np.float32)
-        self._name = uuid.uuid4().hex
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        """Replaces `pixels` by `features`."""
-        began, began_at = time.perf_counter(), time.time()
-        pixels, valid = pixels_of(block, self._config.decode)
-        time.sleep(self._config.image_s * len(pixels))
-        values = self._values[: len(pixels)]
-        result = block.drop_columns(["pixels"])
-        result = result.append_column("features", features_array(values, valid))
-        if self._config.diary is not None:
-            entry = {"began": began_at, "ended": time.time(), "images": len(pixels)}
-            with (Path(self._config.diary) / self._name).open("a") as diary:
-                diary.write(json.dumps(entry) + "\n")
-        return with_inference_time(result, began)
-
-
-def stand_in(side: int, *, image_s: float = 0.0, diary: Path | None = None) -> StandInPipeline:
+def stand_in(side: int, *, image_s: float = 0.0, diary: Path | None = None) -> Stages:
     """Returns stages for images of `side` pixels and vectors of 512 values."""
     flags = ExtractConfig(images="unused", features="unused")
-    return StandInPipeline(
-        decode=DecodeOptions(height=side, width=side),
-        batch_size=size_batch(flags.batch_size, 0, (side, side)),
-        fetcher=fetcher_of(flags),
-        row_length=POOLED.length,
-        weights_bytes=0,
-        image_s=image_s,
-        diary=None if diary is None else str(diary),
+    size = (side, side)
+    return Stages(
+        reader=ImageReader(DecodeOptions(*size), fetcher_of(flags)),
+        network=StandInNetwork(size, image_s, None if diary is None else str(diary)),
+        batch_size=size_batch(flags.batch_size, 0, size),
     )
 
 
@@ -111,7 +110,7 @@ def write_images(folder: Path, count: int) -> None:
         path.write_bytes(tiny_png(number))
 
 
-def run(images: Path, table_uri: str, stages: StandInPipeline, flags: dict[str, Any]) -> Summary:
+def run(images: Path, table_uri: str, stages: Stages, flags: dict[str, Any]) -> Summary:
     """Runs the job over all images into a new table, on the Ray that this process has.
 
     Args:
@@ -143,8 +142,8 @@ def run(images: Path, table_uri: str, stages: StandInPipeline, flags: dict[str, 
     return summary
 
 
-def _spec(stages: StandInPipeline) -> FeatureSpec:
-    return replace(POOLED, image_size=(stages.decode.height, stages.decode.width))
+def _spec(stages: Stages) -> FeatureSpec:
+    return replace(POOLED, image_size=stages.network.image_size)
 
 
 def cores() -> int:

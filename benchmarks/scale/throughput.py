@@ -35,8 +35,7 @@ from scale import stand_ins
 
 from bottleneck.cluster import connection
 from bottleneck.incremental.plan import make_plan
-from bottleneck.pipeline.fetching import fetch_and_decode
-from bottleneck.pipeline.stages import task_tables
+from bottleneck.pipeline.stages import NetworkActor, Stages, task_tables
 from bottleneck.sources.listing import list_images
 from bottleneck.table.columns import SCHEMA
 from bottleneck.table.files import TableFiles
@@ -117,7 +116,7 @@ def _start_ray() -> None:
     )
 
 
-def _turn(folder: Path, stages: stand_ins.StandInPipeline, number: int) -> dict[str, Any]:
+def _turn(folder: Path, stages: Stages, number: int) -> dict[str, Any]:
     with _CpuWatch() as watch:
         summary = stand_ins.run(
             folder / "images", str(folder / f"table-{number}"), stages, {"commit_every": "20s"}
@@ -194,7 +193,7 @@ def _cpu_s(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def _alone(folder: Path, stages: stand_ins.StandInPipeline, images: int) -> dict[str, Any]:
+def _alone(folder: Path, stages: Stages, images: int) -> dict[str, Any]:
     """Runs the stages one after the other in this process."""
     began = time.perf_counter()
     listing = list_images(str(folder / "images"))
@@ -205,17 +204,17 @@ def _alone(folder: Path, stages: stand_ins.StandInPipeline, images: int) -> dict
     blocks = [
         block
         for table in task_tables(work, stages.batch_size)
-        for block in fetch_and_decode(table, config=stages)
+        for block in stages.reader.read(table, block_rows=stages.block_rows)
     ]
     decoded = time.perf_counter()
     fetch_s, decode_s = (
         sum(float(pc.sum(block[name]).as_py()) for block in blocks)
         for name in ("fetch_s", "decode_s")
     )
-    actor = stand_ins.StandInActor(stages, 1)
+    actor = NetworkActor(stages, 1)
     results = [actor(block).select(SCHEMA.names).cast(SCHEMA) for block in blocks]
     began_write = time.perf_counter()
-    alone = TableFiles.at(str(folder / "alone"), RowFormat(SCHEMA, stages.row_length))
+    alone = TableFiles.at(str(folder / "alone"), RowFormat(SCHEMA, stages.network.row_length))
     write_shard(alone, results)
     wrote = time.perf_counter()
     everything = listing.images.num_rows

@@ -15,14 +15,15 @@ from bottleneck.cluster.sizing import ActorSizing, size_actors, size_batch
 from bottleneck.console.redaction import redact_uri
 from bottleneck.extraction.config import ExtractConfig
 from bottleneck.extraction.known_backbone import knows_backbone, remember_backbone, settings_digest
-from bottleneck.extraction.stages import BackbonePipeline
+from bottleneck.extraction.stages import BackboneNetwork
 from bottleneck.images.options import DecodeOptions
 from bottleneck.incremental.job import Source, TableJob, list_source
 from bottleneck.incremental.maintenance import maintain
 from bottleneck.incremental.run import bring_up_to_date
 from bottleneck.incremental.summary import Summary
 from bottleneck.pipeline import probe
-from bottleneck.pipeline.fetching import fetcher_of
+from bottleneck.pipeline.fetching import ImageReader, fetcher_of
+from bottleneck.pipeline.stages import Stages
 from bottleneck.spec import FeatureSpec, require_equal
 from bottleneck.table.table import FeaturesTable, ImageTable
 
@@ -66,16 +67,14 @@ class Extraction(TableJob[ExtractConfig, Summary]):
                 return self.snapshot.spec
         return self._description.spec
 
-    def stages(self) -> BackbonePipeline:
+    def stages(self) -> Stages:
         """Returns the stages: fetch and decode, then the backbone."""
         spec = self._description.spec
-        return BackbonePipeline(
-            backbone=replace(self._backbone, precision=spec.precision),
-            decode=self._decode,
+        backbone = replace(self._backbone, precision=spec.precision)
+        return Stages(
+            reader=ImageReader(self._decode, fetcher_of(self.config)),
+            network=BackboneNetwork(backbone, spec.length, self._description.weights_bytes),
             batch_size=size_batch(self.config.batch_size, self._actors.gpus, spec.image_size),
-            fetcher=fetcher_of(self.config),
-            row_length=spec.length,
-            weights_bytes=self._description.weights_bytes,
         )
 
     def finish(self, table: ImageTable) -> None:

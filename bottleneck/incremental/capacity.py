@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from bottleneck.cluster import nodes
 from bottleneck.cluster.sizing import ActorSizing
-from bottleneck.pipeline.stages import PipelineConfig
+from bottleneck.pipeline.stages import Stages
 
 #: Blocks that wait to be written may fill this share of the cluster's object store.
 _HELD_SHARE = 0.25
@@ -30,7 +30,7 @@ class Capacity:
         stages: The run's pipeline.
     """
 
-    def __init__(self, stages: PipelineConfig) -> None:
+    def __init__(self, stages: Stages) -> None:
         self._stages = stages
         self._looked = -math.inf
         self._nodes: list[Mapping[str, float]] = []
@@ -49,7 +49,7 @@ class Capacity:
         self._look()
         store = sum(node.get("object_store_memory", 0) for node in self._nodes)
         share = int(_HELD_SHARE * (store or _SMALLEST_STORE_BYTES))
-        return max(self._stages.block_rows, share // (4 * self._stages.row_length))
+        return max(self._stages.block_rows, share // (4 * self._stages.network.row_length))
 
     @property
     def writes(self) -> int:

@@ -17,7 +17,7 @@ from bottleneck.incremental.plan import Plan
 from bottleneck.incremental.summary import Summary
 from bottleneck.pipeline import hashing
 from bottleneck.pipeline.fetching import fetcher_of
-from bottleneck.pipeline.stages import PipelineConfig
+from bottleneck.pipeline.stages import Stages
 from bottleneck.sources.listing import list_images
 from bottleneck.spec import FeatureSpec
 from bottleneck.table.snapshot import Snapshot
@@ -90,7 +90,7 @@ class TableJob(ABC, Generic[C, S]):
         return plan
 
     @abstractmethod
-    def stages(self) -> PipelineConfig:
+    def stages(self) -> Stages:
         """Returns the stages that compute the work; called only where there is some."""
 
     def finish(self, table: ImageTable) -> None:

@@ -10,6 +10,7 @@ import logging
 import math
 import signal
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -32,7 +33,7 @@ from bottleneck.incremental.plan import Plan
 from bottleneck.incremental.pump import Pump
 from bottleneck.incremental.summary import Summary
 from bottleneck.pipeline import writing
-from bottleneck.pipeline.stages import PipelineConfig, run_stages
+from bottleneck.pipeline.stages import Stages, run_stages
 from bottleneck.table.columns import encoded_row_bytes
 from bottleneck.table.lease import Lease
 from bottleneck.table.snapshot import Snapshot
@@ -66,7 +67,7 @@ class RunLoop:
         table: ImageTable,
         snapshot: Snapshot,
         plan: Plan,
-        stages: PipelineConfig,
+        stages: Stages,
         summary: Summary,
         interruption: Interruption,
     ) -> None:
@@ -145,7 +146,7 @@ class RunLoop:
     def _pass(self, work: pa.Table) -> None:
         """Pulls blocks until the pipeline ends, is interrupted or fails for a passing reason."""
         actors = size_actors(self._config, nodes.possible_nodes(), self._stages.actor_memory)
-        pump = Pump(run_stages(work, self._stages, actors))
+        pump = Pump(partial(run_stages, work, self._stages, actors))
         watch = StallWatch()
         try:
             while self._interruption.signal is None:

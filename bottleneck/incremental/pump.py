@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
-
-from bottleneck.pipeline.stages import StopPipeline
 
 #: How often a waiting thread looks whether it should end.
 _POLL_S = 0.2
@@ -20,20 +18,22 @@ class Pump:
     """Iterates in a thread, so that the loop can commit and react to signals meanwhile.
 
     Args:
-        blocks: What :func:`bottleneck.pipeline.stages.run_stages` yields.
+        start: Starts the pipeline, given an event that ends it when set, and yields its blocks; see
+            :func:`bottleneck.pipeline.stages.run_stages`.
 
     Attributes:
         error: What ended the pipeline before its time, or None.
     """
 
-    def __init__(self, blocks: Iterator[Any]) -> None:
+    def __init__(self, start: Callable[[threading.Event], Iterator[Any]]) -> None:
         self._queue: queue.Queue[Any] = queue.Queue(maxsize=2)
         self._stopped = threading.Event()
         self._finished = threading.Event()
         self.error: BaseException | None = None
-        threading.Thread(target=self._pull, args=(blocks,), daemon=True).start()
+        threading.Thread(target=self._pull, args=(start,), daemon=True).start()
 
-    def _pull(self, blocks: Iterator[Any]) -> None:
+    def _pull(self, start: Callable[[threading.Event], Iterator[Any]]) -> None:
+        blocks = start(self._stopped)
         try:
             for block in blocks:
                 while not self._stopped.is_set():
@@ -66,5 +66,4 @@ class Pump:
     def stop(self) -> None:
         """Ends the pipeline, its tasks and its actors."""
         self._stopped.set()
-        StopPipeline.asked.set()
         self._finished.wait(_STOP_TIMEOUT_S)

@@ -1,6 +1,6 @@
-"""The pipeline's first stage: image files in, blocks of decoded pixels out.
+"""Images as a pipeline reads them: many files at a time, decoded into blocks of pixels.
 
-One GET an image, many in flight, bounded in bytes however large the files are; the next ones are
+One GET per image, many in flight, bounded in bytes however large the files are; the next ones are
 read while these are decoded.
 """
 
@@ -10,43 +10,67 @@ import hashlib
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from bottleneck.config.flags import ReadFlags
-from bottleneck.images import decoding
+from bottleneck.images.decoding import Decoded, decode
 from bottleneck.images.options import DecodeOptions
-from bottleneck.images.statuses import OK, UNAVAILABLE
-from bottleneck.pipeline.blocks import _pixel_column
+from bottleneck.images.statuses import UNAVAILABLE
+from bottleneck.pipeline.blocks import pixel_column, read_block
 from bottleneck.storage.fetcher import Fetched, Fetcher, FetchRequest
-from bottleneck.table.columns import SCHEMA
+from bottleneck.table.schemas import FIELDS
 
-#: Files that a task reads at a time; it reads the next ones while it decodes these.
+#: Maximum bytes of files that a task reads at a time; it reads the next while it decodes these.
 FETCH_BYTES = 64_000_000
+
+#: Size that a file of unknown size is taken to have.
 _USUAL_FILE_BYTES = 500_000
 
 
-class FetchConfig(Protocol):
-    """What the stage needs to know, of whatever pipeline."""
+@dataclass(frozen=True)
+class ImageReader:
+    """First stage that reads images: files in, blocks of pixels out.
+
+    Attributes:
+        decode: How images become arrays.
+        fetcher: How files are read.
+    """
+
+    decode: DecodeOptions
+    fetcher: Fetcher
 
     @property
-    def decode(self) -> DecodeOptions:
-        """How images become arrays."""
+    def row_bytes(self) -> int:
+        """Size of one decoded image, (H, W, 3) uint8."""
+        return self.decode.height * self.decode.width * 3
 
-    @property
-    def fetcher(self) -> Fetcher:
-        """How they are read."""
+    def memory_bytes(self, block_rows: int) -> int:
+        """Returns what a task holds: files, those read ahead included, and decoded blocks."""
+        return 2 * FETCH_BYTES + 2 * block_rows * self.row_bytes
 
-    @property
-    def block_rows(self) -> int:
-        """Rows of a block."""
+    def read(self, work: pa.Table, *, block_rows: int) -> Iterator[pa.Table]:
+        """Reads and decodes the images of one task.
+
+        Args:
+            work: Rows of :data:`bottleneck.incremental.work.WORK_SCHEMA`.
+            block_rows: Rows of a block; the last one may have fewer.
+
+        Yields:
+            Blocks with `pixels`, H·W·3 bytes per image, RGB, null where there is no image.
+        """
+        fetched = fetch_in_order(work, self.fetcher, block_rows)
+        for start in range(0, work.num_rows, block_rows):
+            rows = work.slice(start, block_rows)
+            yield _decode_block(rows, islice(fetched, rows.num_rows), self.decode)
 
 
 def fetcher_of(flags: ReadFlags) -> Fetcher:
-    """Returns what reads a job's images."""
+    """Returns the fetcher that reads a job's images within its limits."""
     return Fetcher(
         concurrency=flags.fetch_concurrency,
         timeout_s=flags.fetch_timeout_s,
@@ -110,60 +134,47 @@ def fetch_ranges(sizes: pa.ChunkedArray, most_rows: int) -> list[tuple[int, int]
     return ranges
 
 
-def fetch_and_decode(work: pa.Table, *, config: FetchConfig) -> Iterator[pa.Table]:
-    """First stage: reads and decodes the images of one task.
-
-    Yields:
-        Blocks with all columns but `features`, and `pixels`: H·W·3 bytes an image, RGB, null
-        where there is no image.
-    """
-    fetched = fetch_in_order(work, config.fetcher, config.block_rows)
-    for start in range(0, work.num_rows, config.block_rows):
-        rows = work.slice(start, config.block_rows)
-        yield _decode_block(rows, islice(fetched, rows.num_rows), config.decode)
-
-
 def _decode_block(
-    rows: pa.Table, fetched: Iterable[tuple[Fetched, float]], options: DecodeOptions
+    work: pa.Table, fetched: Iterable[tuple[Fetched, float]], options: DecodeOptions
 ) -> pa.Table:
-    count = rows.num_rows
+    count = work.num_rows
     pixels = np.zeros((count, options.height, options.width, 3), np.uint8)
-    columns: dict[str, list[Any]] = {
-        name: [] for name in ("fingerprint", "sha256", "width", "height", "status", "error")
-    }
-    sizes = np.zeros(count, np.int64)
+    valid = np.zeros(count, bool)
+    read_bytes = np.zeros(count, np.int64)
     fetch_s, decode_s = np.zeros(count, np.float32), np.zeros(count, np.float32)
+    listed = work["fingerprint"].to_pylist()
+    rows: list[dict[str, Any]] = []
     for number, (answer, seconds) in enumerate(fetched):
         began = time.perf_counter()
-        if answer.data is None:
-            # Without data there is a status.
-            result = decoding.Decoded(answer.status or UNAVAILABLE, answer.error, None, None, None)
-            digest = None
-        else:
-            sizes[number] = len(answer.data)
-            digest = hashlib.sha256(answer.data).hexdigest()
-            result = decoding.decode(answer.data, options)
-            if result.pixels is not None:
-                pixels[number] = result.pixels
-        # A missing file has no fingerprint of its own; the listed one stands for "seen so".
-        columns["fingerprint"].append(answer.fingerprint or rows["fingerprint"][number].as_py())
-        columns["sha256"].append(digest)
-        columns["width"].append(result.width)
-        columns["height"].append(result.height)
-        columns["status"].append(result.status)
-        columns["error"].append(result.error)
+        decoded, sha256 = _decode_answer(answer, options)
+        if decoded.pixels is not None:
+            pixels[number], valid[number] = decoded.pixels, True
+        rows.append(
+            {
+                # A missing file has no fingerprint of its own; the listed one stands for "seen so".
+                "fingerprint": answer.fingerprint or listed[number],
+                "sha256": sha256,
+                "width": decoded.width,
+                "height": decoded.height,
+                "status": decoded.status,
+                "error": decoded.error,
+            }
+        )
+        read_bytes[number] = len(answer.data or b"")
         fetch_s[number], decode_s[number] = seconds, time.perf_counter() - began
-    ok = np.array([status == OK for status in columns["status"]], dtype=bool)
-    block = {name: rows[name] for name in ("image", "label", "split")}
-    block |= {name: pa.array(values, SCHEMA.field(name).type) for name, values in columns.items()}
-    block |= {
-        "row": rows["row"],
-        "read_bytes": pa.array(sizes),
-        "fetch_s": pa.array(fetch_s),
-        "decode_s": pa.array(decode_s),
-        "pixels": _pixel_column(pixels, ok),
+    found: dict[str, Any] = {
+        name: pa.array([row[name] for row in rows], FIELDS[name].type) for name in rows[0]
     }
-    return pa.table(block)
+    found["pixels"] = pixel_column(pixels, valid)
+    return read_block(work, found, read_bytes=read_bytes, fetch_s=fetch_s, decode_s=decode_s)
+
+
+def _decode_answer(answer: Fetched, options: DecodeOptions) -> tuple[Decoded, str | None]:
+    """Returns the decoded image, and the sha256 of its file if that was read."""
+    if answer.data is None:
+        # Without data there is a status.
+        return Decoded(answer.status or UNAVAILABLE, answer.error), None
+    return decode(answer.data, options), hashlib.sha256(answer.data).hexdigest()
 
 
 def requests_of(rows: pa.Table) -> list[FetchRequest]:

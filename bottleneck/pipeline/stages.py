@@ -1,8 +1,8 @@
-"""The Ray Data pipeline: images in, blocks of features out.
+"""The Ray Data pipeline: rows of a plan in, blocks of results out.
 
-Two stages that scale apart: tasks on CPUs fetch and decode (:mod:`bottleneck.pipeline.fetching`),
-and a pool of actors, each holding one compiled backbone, computes. Blocks carry, beside the
-columns of the table, what the run wants to know of each row (`row`, seconds, bytes).
+Two stages that scale apart: tasks on CPUs read (:class:`Reader`), and a pool of actors, each with
+one compiled network (:class:`Network`), computes. A job combines one of each into
+:class:`Stages`; the columns of a block are those of :mod:`bottleneck.pipeline.blocks`.
 """
 
 from __future__ import annotations
@@ -11,120 +11,182 @@ import contextlib
 import logging
 import math
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import ray
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from bottleneck.cluster.sizing import ActorMemory, ActorSizing
-from bottleneck.images.options import DecodeOptions
-from bottleneck.pipeline.fetching import FETCH_BYTES
-from bottleneck.storage.fetcher import Fetcher
+from bottleneck.pipeline.blocks import computed_block, rows_per_block
 
-#: Decoded images between the stages: large enough that Ray's cost of a block (about 10 ms) does
-#: not matter, small enough that a few of them in flight fit a laptop's object store.
-_BLOCK_BYTES = 20 * 2**20
-_MAX_BLOCK_ROWS = 256
-
-#: The plan is cut into about this many fetching tasks, so that they balance the load, but no task
+#: The plan is cut into about this many reading tasks, so that they balance the load, but no task
 #: is given more rows than this, so that its repetition after a node is lost stays short.
 _TASKS = 256
 _MAX_TASK_ROWS = 2048
 
 
+#: What a loaded network does: a block of the first stage in, columns of results by name out.
+Compute = Callable[[pa.Table], Mapping[str, pa.Array]]
+
+
+class Reader(Protocol):
+    """The first stage: what a task reads; made on the driver, sent to workers."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of a row as it is read."""
+
+    def memory_bytes(self, block_rows: int) -> int:
+        """Returns the memory that a task takes.
+
+        Args:
+            block_rows: Rows of each block that it makes.
+        """
+
+    def read(self, work: pa.Table, *, block_rows: int) -> Iterator[pa.Table]:
+        """Reads the rows of one task.
+
+        Args:
+            work: Rows of :data:`bottleneck.incremental.work.WORK_SCHEMA`.
+            block_rows: Maximum number of rows of a block.
+
+        Yields:
+            Blocks, see :func:`~bottleneck.pipeline.blocks.read_block`.
+        """
+
+
+class Network(Protocol):
+    """The second stage: what an actor computes; made on the driver, loaded in each actor."""
+
+    @property
+    def row_length(self) -> int:
+        """Values in one row of the result."""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels of the images it computes on; (0, 0) if on none."""
+
+    @property
+    def weights_bytes(self) -> int:
+        """Size of its weights."""
+
+    def load(self, *, batch_size: int, threads: int) -> Compute:
+        """Loads the network, in the process that computes.
+
+        Args:
+            batch_size: Rows computed at once.
+            threads: Threads to compute with; 0 leaves their number to the Keras backend.
+        """
+
+
 @dataclass(frozen=True)
-class PipelineConfig:
-    """What the stages need, on whatever machine they run; a job adds what its actors do.
+class Stages:
+    """The two stages of a job, and their sizes.
 
     Attributes:
-        decode: How images become arrays.
-        batch_size: Images a backbone computes at once.
-        fetcher: How they are read.
-        row_length: Values in one row of the result.
-        weights_bytes: Size of the weights that each actor holds.
+        reader: The first stage.
+        network: The second stage.
+        batch_size: Rows that the network computes at once.
     """
 
-    decode: DecodeOptions
+    reader: Reader
+    network: Network
     batch_size: int
-    fetcher: Fetcher
-    row_length: int
-    weights_bytes: int
 
     @property
-    def actor_memory(self) -> ActorMemory:
-        """What an actor of the second stage holds."""
-        size = (self.decode.height, self.decode.width)
-        return ActorMemory(self.batch_size, size, self.weights_bytes)
-
-    @property
-    def stages(self) -> tuple[Callable[..., Iterator[pa.Table]], type]:
-        """The function of the first stage and the actor of the second."""
-        raise NotImplementedError
-
-    @property
-    def image_bytes(self) -> int:
-        """Size of one decoded image, (H, W, 3) uint8."""
-        return self.decode.height * self.decode.width * 3
+    def row_bytes(self) -> int:
+        """Size of a row between the stages or after them, whichever is larger."""
+        return max(self.reader.row_bytes, 4 * self.network.row_length)
 
     @property
     def block_rows(self) -> int:
         """Rows of a block between the stages: a multiple of the batch size."""
-        rows = min(_MAX_BLOCK_ROWS, max(1, _BLOCK_BYTES // self.row_bytes))
-        return max(1, rows // self.batch_size) * self.batch_size
+        return rows_per_block(self.row_bytes, self.batch_size)
 
     @property
-    def row_bytes(self) -> int:
-        """Size of a row between the stages or behind them, whichever is larger."""
-        return max(self.image_bytes, 4 * self.row_length)
+    def actor_memory(self) -> ActorMemory:
+        """What an actor of the second stage has in memory."""
+        return ActorMemory(self.batch_size, self.network.image_size, self.network.weights_bytes)
+
+
+class NetworkActor:
+    """A Ray actor with one loaded network.
+
+    Args:
+        stages: The stages it is the second of.
+        threads: Threads to compute with; 0 leaves their number to the Keras backend.
+    """
+
+    def __init__(self, stages: Stages, threads: int) -> None:
+        self._compute = stages.network.load(batch_size=stages.batch_size, threads=threads)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Computes one block."""
+        began = time.perf_counter()
+        return computed_block(block, self._compute(block), began)
 
 
 class PipelineStoppedError(Exception):
-    """The pipeline ended because :meth:`StopPipeline.asked` was set."""
+    """The pipeline ended because its owner asked for that."""
+
+
+#: The event that ends the pipeline which this thread is starting. Ray Data makes its callbacks
+#: itself, from a class without arguments that has to be importable on workers; it makes them in
+#: the thread that asks for the first block, so each takes its own pipeline's event from here.
+_stop: ContextVar[threading.Event] = ContextVar("_stop")
 
 
 class StopPipeline(ExecutionCallback):
-    """Ends the running pipeline from another thread, also one that makes no progress.
+    """Ends its pipeline once asked to from another thread, also one that makes no progress.
 
-    Ray Data offers no handle for that; it does call this at each step of its scheduling loop.
+    Ray Data has no handle for that, but it calls this at each step of its scheduling loop.
     """
 
-    asked = threading.Event()
+    def __init__(self) -> None:
+        self._stop = _stop.get()
 
     def on_execution_step(self, executor: Any) -> None:
         """Fails the execution if it should stop; Ray Data then ends its tasks and actors."""
-        if self.asked.is_set():
+        if self._stop.is_set():
             raise PipelineStoppedError
 
 
-def run_stages(work: pa.Table, config: PipelineConfig, actors: ActorSizing) -> Iterator[Any]:
+def run_stages(
+    work: pa.Table, stages: Stages, actors: ActorSizing, stop: threading.Event
+) -> Iterator[Any]:
     """Runs the pipeline over planned work.
 
     Args:
         work: Rows of :data:`bottleneck.incremental.work.WORK_SCHEMA`.
-        config: What the stages do.
-        actors: How many backbones, how large.
+        stages: What is read and computed.
+        actors: Number and size of the actors.
+        stop: Ends the pipeline when it is set, from whatever thread.
 
     Yields:
         (reference to a block, its number of rows), as they are finished, in any order. A block is
         an Arrow table of the table's columns and :data:`~bottleneck.pipeline.blocks.COST_SCHEMA`.
+
+    Raises:
+        PipelineStoppedError: `stop` was set; Ray Data may wrap it.
     """
-    with _settings_of_ray_data(config):
-        for bundle in _dataset(work, config, actors).iter_internal_ref_bundles():
+    with _ray_data_settings(stages, stop):
+        for bundle in _dataset(work, stages, actors).iter_internal_ref_bundles():
             for entry in bundle.blocks:
                 yield entry.ref, entry.metadata.num_rows
 
 
 @contextlib.contextmanager
-def _settings_of_ray_data(config: PipelineConfig) -> Iterator[None]:
+def _ray_data_settings(stages: Stages, stop: threading.Event) -> Iterator[None]:
     """Sets Ray Data up for a pipeline, and back: the process may use it for other things too."""
-    StopPipeline.asked.clear()
     context = ray.data.DataContext.get_current()
     settings = {
         "enable_progress_bars": False,
-        "target_max_block_size": config.block_rows * config.row_bytes,
+        "target_max_block_size": stages.block_rows * stages.row_bytes,
         # Waiting for nodes is not a failure: the run says that it waits and goes on.
         "execution_no_progress_timeout_s": -1,
         "custom_execution_callback_classes": [StopPipeline],
@@ -135,34 +197,35 @@ def _settings_of_ray_data(config: PipelineConfig) -> Iterator[None]:
     logger.setLevel(logging.CRITICAL)
     for name, value in settings.items():
         setattr(context, name, value)
+    token = _stop.set(stop)
     try:
         yield
     finally:
+        _stop.reset(token)
         logger.setLevel(level)
         for name, value in before.items():
             setattr(context, name, value)
-        StopPipeline.asked.clear()
 
 
-def _dataset(work: pa.Table, config: PipelineConfig, actors: ActorSizing) -> Any:
-    read, actor = config.stages
-    dataset: Any = ray.data.from_arrow(task_tables(work, config.batch_size))
+def _dataset(work: pa.Table, stages: Stages, actors: ActorSizing) -> Any:
+    block_rows = stages.block_rows
+    dataset: Any = ray.data.from_arrow(task_tables(work, stages.batch_size))
     dataset = dataset.map_batches(
-        read,
-        fn_kwargs={"config": config},
+        stages.reader.read,
+        fn_kwargs={"block_rows": block_rows},
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
         num_cpus=1,
-        # Ray fuses stages of equal requests, which would decode inside the backbone's actors.
-        # The requests differ by what each stage truly holds in memory.
-        memory=_decode_memory(config),
+        # Ray fuses stages of equal requests, which would read inside the actors. The requests
+        # differ by what each stage truly has in memory.
+        memory=stages.reader.memory_bytes(block_rows),
     )
     return dataset.map_batches(
-        actor,
-        fn_constructor_args=(config, actors.threads),
+        NetworkActor,
+        fn_constructor_args=(stages, actors.threads),
         # With GPUs Ray Data insists on a number; no block has more rows than this.
-        batch_size=config.block_rows if actors.gpus else None,
+        batch_size=block_rows if actors.gpus else None,
         batch_format="pyarrow",
         zero_copy_batch=True,
         num_cpus=actors.cpus,
@@ -178,12 +241,7 @@ def _dataset(work: pa.Table, config: PipelineConfig, actors: ActorSizing) -> Any
 
 
 def task_tables(work: pa.Table, batch_size: int) -> list[pa.Table]:
-    """Cuts the work into one table for each fetching task, whole batches each."""
+    """Cuts the work into one table per reading task, whole batches each."""
     wanted = min(_MAX_TASK_ROWS, max(1, work.num_rows // _TASKS))
     rows = math.ceil(wanted / batch_size) * batch_size
     return [work.slice(start, rows) for start in range(0, work.num_rows, rows)]
-
-
-def _decode_memory(config: PipelineConfig) -> int:
-    """Bytes a fetching task holds: raw files, those read ahead included, and decoded blocks."""
-    return 2 * FETCH_BYTES + 2 * config.block_rows * config.image_bytes

@@ -15,14 +15,13 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 
 from bottleneck.cluster import nodes
 from bottleneck.cluster.calls import get_bounded
 from bottleneck.console.redaction import one_line, redact_uri
 from bottleneck.errors import RunFailedError
-from bottleneck.pipeline.blocks import COST_SCHEMA, committable
+from bottleneck.pipeline.blocks import committable, totals_of
 from bottleneck.table.files import TableFiles
 from bottleneck.table.merging import merge_shards, ordered_runs
 from bottleneck.table.schemas import RowFormat
@@ -74,21 +73,13 @@ def write_blocks(table_uri: str, row_format: RowFormat, *blocks: pa.Table) -> Wr
             files, (held[block].slice(first, count) for block, first, count in runs)
         ),
     )
-    statuses: dict[str, int] = {}
-    costs = pa.concat_tables([block.select(COST_SCHEMA.names) for block in blocks])
-    for block in blocks:
-        for entry in pc.value_counts(block["status"]).to_pylist():
-            statuses[entry["values"]] = statuses.get(entry["values"], 0) + entry["counts"]
-    stage_s = {
-        stage: float(pc.sum(costs[f"{stage}_s"]).as_py() or 0)
-        for stage in ("fetch", "decode", "inference")
-    }
+    totals = totals_of(blocks)
     return Written(
         shard=shard,
         rows=np.concatenate([block["row"].to_numpy() for block in kept]),
-        statuses=statuses,
-        read_bytes=int(pc.sum(costs["read_bytes"]).as_py() or 0),
-        stage_s=stage_s | {"write": time.perf_counter() - began},
+        statuses=totals.statuses,
+        read_bytes=totals.read_bytes,
+        stage_s={**totals.stage_s, "write": time.perf_counter() - began},
     )
 
 

@@ -15,7 +15,7 @@ from bottleneck.incremental.job import Source, TableJob, list_source
 from bottleneck.incremental.plan import Plan
 from bottleneck.incremental.run import bring_up_to_date
 from bottleneck.models.classifier import LocatedModel, locate_model
-from bottleneck.pipeline.stages import PipelineConfig
+from bottleneck.pipeline.stages import Stages
 from bottleneck.prediction.config import PredictConfig
 from bottleneck.prediction.report import evaluate_table
 from bottleneck.prediction.source import in_shard_order, open_features, rows_of
@@ -72,7 +72,7 @@ class Prediction(TableJob[PredictConfig, PredictSummary]):
         """Orders rows of a features table as they lie in its shards."""
         return plan if self._features is None else in_shard_order(plan)
 
-    def stages(self) -> PipelineConfig:
+    def stages(self) -> Stages:
         """Returns the stages: images and the whole network, or features and the head."""
         self.connect()
         gpus = size_actors(self.config, nodes.possible_nodes()).gpus

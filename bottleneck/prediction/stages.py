@@ -1,28 +1,27 @@
-"""The stages of the predict job: images, or rows of a features table, → predictions."""
+"""The stages of the predict job: images, or rows of a features table, to predictions."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from bottleneck.cluster.sizing import ActorMemory, size_batch
+from bottleneck.cluster.sizing import size_batch
 from bottleneck.images.options import DecodeOptions
 from bottleneck.models.classifier import LocatedModel, load_classifier, load_head, top_labels
-from bottleneck.pipeline.blocks import pixels_of, with_inference_time
-from bottleneck.pipeline.fetching import fetch_and_decode, fetcher_of
-from bottleneck.pipeline.stages import PipelineConfig
+from bottleneck.pipeline.blocks import block_features, block_pixels, read_block
+from bottleneck.pipeline.fetching import ImageReader, fetcher_of
+from bottleneck.pipeline.stages import Compute, Reader, Stages
 from bottleneck.prediction.config import PredictConfig
 from bottleneck.spec import PredictionSpec
-from bottleneck.table.columns import to_numpy
+from bottleneck.table.columns import row_group_rows
 from bottleneck.table.files import TableFiles
 from bottleneck.table.reading import ShardReader
-from bottleneck.table.schemas import FEATURES, FIELDS, RowFormat
+from bottleneck.table.schemas import FEATURES, RowFormat
 from bottleneck.table.snapshot import Snapshot
 
 
@@ -32,120 +31,75 @@ def prediction_stages(
     spec: PredictionSpec,
     features: Snapshot | None,
     gpus: float,
-) -> PipelineConfig:
+) -> Stages:
     """Returns the stages of a run.
 
     Args:
         config: Configuration of the run.
-        model: What classifies.
+        model: The model that classifies.
         spec: Specification of the predictions.
         features: The features table that is classified; None for images.
         gpus: GPUs per actor.
     """
-    common: dict[str, Any] = {
-        "decode": DecodeOptions.of_spec(model.spec, config.max_pixels),
-        "batch_size": size_batch(config.batch_size, gpus, model.spec.image_size),
-        "fetcher": fetcher_of(config),
-        "row_length": spec.length,
-        "weights_bytes": model.weights_bytes,
-        "model": model,
-        "top": spec.length,
-    }
-    if features is not None:
-        return FeaturePredictions(table_uri=features.table_uri, **common)
-    return ImagePredictions(**common)
+    reader: Reader
+    if features is None:
+        decode = DecodeOptions.of_spec(model.spec, config.max_pixels)
+        reader = ImageReader(decode, fetcher_of(config))
+    else:
+        reader = FeatureReader(features.table_uri, features.spec.length)
+    return Stages(
+        reader=reader,
+        network=PredictionNetwork(model, spec.length, head_only=features is not None),
+        batch_size=size_batch(config.batch_size, gpus, model.spec.image_size),
+    )
 
 
 @dataclass(frozen=True)
-class ImagePredictions(PipelineConfig):
-    """Images → predictions.
+class PredictionNetwork:
+    """A model that actors load: `pixels`, or `features` for its head alone, to predictions.
 
     Attributes:
-        model: What classifies.
-        top: Number of labels kept.
+        model: The model.
+        top: Number of labels kept per row.
+        head_only: Whether it computes on features.
     """
 
     model: LocatedModel
     top: int
+    head_only: bool
 
     @property
-    def stages(self) -> tuple[Callable[..., Iterator[pa.Table]], type]:
-        """Fetching and decoding, then the whole network."""
-        return fetch_and_decode, ClassifierActor
-
-
-@dataclass(frozen=True)
-class FeaturePredictions(PipelineConfig):
-    """Rows of a features table → predictions; no image is read.
-
-    Attributes:
-        model: What classifies; its head alone is used.
-        top: Number of labels kept.
-        table_uri: The features table.
-    """
-
-    model: LocatedModel
-    top: int
-    table_uri: str
+    def row_length(self) -> int:
+        """Number of labels kept per row."""
+        return self.top
 
     @property
-    def row_bytes(self) -> int:
-        """Size of one row's features."""
-        return 4 * self.model.spec.length
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels of the images it computes on; (0, 0) for a head."""
+        return (0, 0) if self.head_only else self.model.spec.image_size
 
     @property
-    def actor_memory(self) -> ActorMemory:
-        """What an actor holds: a head, and no image."""
-        return ActorMemory(self.batch_size, (0, 0), self.weights_bytes)
+    def weights_bytes(self) -> int:
+        """About the size of the whole model's weights, of which a head's are a part."""
+        return self.model.weights_bytes
 
-    @property
-    def stages(self) -> tuple[Callable[..., Iterator[pa.Table]], type]:
-        """Reading features, then the head."""
-        return read_features, HeadActor
+    def load(self, *, batch_size: int, threads: int) -> Compute:
+        """Loads the model or its head; see :class:`bottleneck.pipeline.stages.Network`."""
+        spec, labels = self.model.spec, self.model.labels
+        load = load_head if self.head_only else load_classifier
+        classifier = load(self.model, batch_size=batch_size, threads=threads)
 
+        def compute(block: pa.Table) -> Mapping[str, pa.Array]:
+            if self.head_only:
+                inputs, valid = block_features(block, spec.shape)
+                return _prediction_columns(classifier(inputs), valid, labels, self.top)
+            pixels, valid = block_pixels(block, spec.image_size)
+            return _prediction_columns(classifier(pixels), valid, labels, self.top)
 
-class ClassifierActor:
-    """Second stage: one :class:`~bottleneck.models.classifier.Classifier` in a Ray actor."""
-
-    def __init__(self, config: ImagePredictions, threads: int) -> None:
-        self._config = config
-        self._classifier = load_classifier(
-            config.model, batch_size=config.batch_size, threads=threads
-        )
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        """Replaces `pixels` by predictions."""
-        began = time.perf_counter()
-        pixels, valid = pixels_of(block, self._config.decode)
-        probabilities = self._classifier(pixels)
-        result = block.drop_columns(["pixels"])
-        for name, column in _columns(
-            probabilities, valid, self._config.model.labels, self._config.top
-        ).items():
-            result = result.append_column(FIELDS[name], column)
-        return with_inference_time(result, began)
+        return compute
 
 
-class HeadActor:
-    """Second stage over a features table: one head in a Ray actor."""
-
-    def __init__(self, config: FeaturePredictions, threads: int) -> None:
-        self._config = config
-        self._head = load_head(config.model, batch_size=config.batch_size, threads=threads)
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        """Replaces `features` by predictions."""
-        began = time.perf_counter()
-        valid = block["features"].is_valid().to_numpy()
-        model = self._config.model
-        probabilities = self._head(to_numpy(block["features"].drop_null(), model.spec.shape))
-        result = block.drop_columns(["features"])
-        for name, column in _columns(probabilities, valid, model.labels, self._config.top).items():
-            result = result.append_column(FIELDS[name], column)
-        return with_inference_time(result, began)
-
-
-def _columns(
+def _prediction_columns(
     probabilities: npt.NDArray[np.float32],
     valid: npt.NDArray[np.bool_],
     labels: Sequence[str],
@@ -171,39 +125,64 @@ def _columns(
     }
 
 
-def read_features(work: pa.Table, *, config: FeaturePredictions) -> Iterator[pa.Table]:
-    """First stage over a features table: reads the rows of one task, shard by shard.
+@dataclass(frozen=True)
+class FeatureReader:
+    """First stage that reads the rows of a features table, and no image.
 
-    Args:
-        work: Rows of :data:`bottleneck.incremental.work.WORK_SCHEMA`, `uri` the shard's path in the
-            table and `offset` the row's place in it.
-        config: What the stages do.
-
-    Yields:
-        Blocks with the identity columns, `features` and what they cost.
+    Attributes:
+        table_uri: The features table.
+        length: Values of one row's features.
     """
-    files = TableFiles.at(config.table_uri, RowFormat(FEATURES, config.model.spec.length))
-    for path in dict.fromkeys(work["uri"].to_pylist()):
-        part = work.filter(pa.compute.equal(work["uri"], path)).sort_by("offset")
-        began = time.perf_counter()
-        with ShardReader(files, path) as reader:
-            for some, rows in reader.take(part["offset"].to_numpy(), FEATURES.names):
-                yield _with_costs(rows, part[some], reader.row_bytes, began)
-                began = time.perf_counter()
+
+    table_uri: str
+    length: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of one row's features, float32."""
+        return 4 * self.length
+
+    def memory_bytes(self, block_rows: int) -> int:
+        """Returns what a task holds: a row group as read, and the rows taken from it."""
+        return 2 * max(block_rows, row_group_rows(self.length)) * self.row_bytes
+
+    def read(self, work: pa.Table, *, block_rows: int) -> Iterator[pa.Table]:
+        """Reads the rows of one task, row group by row group.
+
+        Args:
+            work: Rows of :data:`bottleneck.incremental.work.WORK_SCHEMA`, `uri` the shard's path in
+                the table and `offset` the row's place in it.
+            block_rows: Maximum number of rows of a block.
+
+        Yields:
+            Blocks with `features`, null where the table has none.
+        """
+        files = TableFiles.at(self.table_uri, RowFormat(FEATURES, self.length))
+        for path in dict.fromkeys(work["uri"].to_pylist()):
+            part = work.filter(pa.compute.equal(work["uri"], path)).sort_by("offset")
+            began = time.perf_counter()
+            with ShardReader(files, path) as reader:
+                for some, rows in reader.take(part["offset"].to_numpy(), FEATURES.names):
+                    row_s = (time.perf_counter() - began) / rows.num_rows
+                    planned = part[some]
+                    for start in range(0, rows.num_rows, block_rows):
+                        yield _block(
+                            planned.slice(start, block_rows),
+                            rows.slice(start, block_rows),
+                            reader.row_bytes,
+                            row_s,
+                        )
+                    began = time.perf_counter()
 
 
-def _with_costs(rows: pa.Table, work: pa.Table, row_bytes: float, began: float) -> pa.Table:
+def _block(work: pa.Table, rows: pa.Table, row_bytes: float, row_s: float) -> pa.Table:
     count = rows.num_rows
-    fetch_s = (time.perf_counter() - began) / max(1, count)
-    costs: dict[str, Any] = {
-        "row": work["row"],
-        "read_bytes": pa.array(np.full(count, int(row_bytes))),
-        "fetch_s": pa.array(np.full(count, fetch_s, np.float32)),
-        "decode_s": pa.array(np.zeros(count, np.float32)),
-    }
     # The plan's identity stands for the row: its fingerprint tells later runs what it was made of.
-    for name in ("image", "label", "split", "fingerprint"):
-        rows = rows.set_column(rows.schema.get_field_index(name), FIELDS[name], work[name])
-    for name, column in costs.items():
-        rows = rows.append_column(name, column)
-    return rows
+    found = rows.drop_columns(["image", "label", "split", "fingerprint"])
+    return read_block(
+        work,
+        {name: found[name] for name in found.column_names},
+        read_bytes=np.full(count, int(row_bytes)),
+        fetch_s=np.full(count, row_s, np.float32),
+        decode_s=np.zeros(count, np.float32),
+    )
