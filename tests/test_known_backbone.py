@@ -11,7 +11,6 @@ import pytest
 from coloured import draw, numbered
 from small_tables import spec
 
-import bottleneck
 from bottleneck.backbones.config import BackboneConfig
 from bottleneck.cluster import connection
 from bottleneck.errors import RunFailedError, SpecMismatchError
@@ -111,7 +110,7 @@ def test_every_setting_and_the_state_of_the_weights_counts(
     }
     file.write_bytes(b"22")
     found.add(settings_digest(backbones[-1], READ))
-    monkeypatch.setattr(bottleneck, "__version__", "another")
+    monkeypatch.setattr(known_backbone, "__version__", "another")
     found.add(settings_digest(backbones[0], READ))
     monkeypatch.undo()
     monkeypatch.setattr(known_backbone, "version", lambda name: version(name) + "1")

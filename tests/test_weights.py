@@ -19,8 +19,9 @@ from bottleneck.backbones import weights as weights_module
 from bottleneck.backbones.backbone import Backbone
 from bottleneck.backbones.config import BackboneConfig
 from bottleneck.backbones.families import FAMILIES
+from bottleneck.backbones.keras_internals import keras_requests
 from bottleneck.backbones.keras_models import build_model
-from bottleneck.backbones.weights import imagenet_file, keras_requests, resolve_weights
+from bottleneck.backbones.weights import imagenet_file, resolve_weights
 from bottleneck.errors import BackboneError
 
 MOBILENET = SHARED / "weights" / "mobilenet_2_5_224_tf_no_top.h5"

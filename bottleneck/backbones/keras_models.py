@@ -16,12 +16,12 @@ from typing import Any
 
 from bottleneck.backbones.config import BackboneConfig
 from bottleneck.backbones.families import FAMILIES, Family, nearest
+from bottleneck.backbones.keras_internals import keras_requests
 from bottleneck.backbones.weight_loading import layer_names, load_weights, set_random_weights
 from bottleneck.backbones.weights import (
     WeightsFile,
     file_matches,
     imagenet_file,
-    keras_requests,
     resolve_weights,
 )
 from bottleneck.console.redaction import one_line

@@ -13,7 +13,6 @@ import hashlib
 import os
 import shutil
 import tempfile
-import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bottleneck.backbones.config import weights_file_name
+from bottleneck.backbones.keras_internals import keras_requests
 from bottleneck.console.redaction import one_line, redact_uri
 from bottleneck.errors import BackboneError
 from bottleneck.storage.files import download, stat_uri
@@ -28,7 +28,6 @@ from bottleneck.storage.uris import is_local, local_path
 
 # A silent server is given up after this long; a slow one is not.
 _DOWNLOAD_TIMEOUT_S = 60
-_PATCH_LOCK = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -120,23 +119,6 @@ def imagenet_file(
             "--weights PATH or random:SEED"
         )
     return files[-1], model
-
-
-@contextlib.contextmanager
-def keras_requests(answer: Callable[..., str]) -> Iterator[None]:
-    """Within the block, ``answer(fname, origin, ...)`` says where a file is that Keras asks for.
-
-    ``answer`` takes the arguments of ``keras.utils.get_file``. One thread at a time.
-    """
-    from keras.src.utils import file_utils
-
-    with _PATCH_LOCK:
-        original = file_utils.get_file
-        file_utils.get_file = answer
-        try:
-            yield
-        finally:
-            file_utils.get_file = original
 
 
 @contextlib.contextmanager

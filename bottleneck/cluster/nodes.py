@@ -13,19 +13,16 @@ import ray
 import yaml
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from bottleneck.cluster.ray_internals import (
+    DRAINED_IDLE,
+    HEAD_RESOURCE,
+    LAUNCHER_CONFIG,
+    NODE_TYPE_LABEL,
+    kuberay_autoscaling_config,
+)
 from bottleneck.console.redaction import one_line
 
 _log = logging.getLogger(__name__)
-
-#: Label of a node that an autoscaler knows: its type in the cluster's configuration.
-_NODE_TYPE = "ray.io/node-group"
-_HEAD = "node:__internal_head__"
-
-#: ``AUTOSCALER_DRAIN_IDLE`` in Ray's ``NodeDeathInfo``: nothing was lost with the node.
-_DRAINED_IDLE = 4
-
-#: Where `ray up` leaves the cluster's configuration on the head node.
-_LAUNCHER_CONFIG = "~/ray_bootstrap_config.yaml"
 
 #: Where Kubernetes tells a pod its namespace.
 _NAMESPACE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
@@ -51,12 +48,12 @@ def possible_nodes() -> list[Mapping[str, float]]:
 
 
 def _node_type(node: Mapping[str, Any]) -> str:
-    return str((node.get("Labels") or {}).get(_NODE_TYPE, ""))
+    return str((node.get("Labels") or {}).get(NODE_TYPE_LABEL, ""))
 
 
 def _node_types(alive: Sequence[Mapping[str, Any]]) -> dict[str, tuple[dict[str, float], int]]:
     """Returns, by type, what a node has and how many there may be; none without an autoscaler."""
-    head = next((node for node in alive if _HEAD in node["Resources"]), None)
+    head = next((node for node in alive if HEAD_RESOURCE in node["Resources"]), None)
     if head is None or not _node_type(head):
         return {}
     where = NodeAffinitySchedulingStrategy(head["NodeID"], soft=False)
@@ -77,15 +74,12 @@ def _read_node_types(head_type: str) -> dict[str, tuple[dict[str, float], int]]:
 
     The configuration of another cluster, that this machine was the head of before, is ignored.
     """
-    launcher = Path(_LAUNCHER_CONFIG).expanduser()
+    launcher = Path(LAUNCHER_CONFIG).expanduser()
     if launcher.exists():
         config = yaml.safe_load(launcher.read_text())
     elif "RAY_CLUSTER_NAME" in os.environ and Path(_NAMESPACE).exists():
-        from ray.autoscaler._private.kuberay.autoscaling_config import AutoscalingConfigProducer
-
         namespace = Path(_NAMESPACE).read_text().strip()
-        name = os.environ["RAY_CLUSTER_NAME"]
-        config = AutoscalingConfigProducer(name, namespace)()  # type: ignore[no-untyped-call]
+        config = kuberay_autoscaling_config(os.environ["RAY_CLUSTER_NAME"], namespace)
     else:
         return {}
     if config.get("head_node_type") != head_type:
@@ -112,7 +106,7 @@ def lost_nodes(before: frozenset[str]) -> int:
     not_lost = {
         node["NodeID"]
         for node in _known()
-        if node["Alive"] or node.get("DeathReason") == _DRAINED_IDLE
+        if node["Alive"] or node.get("DeathReason") == DRAINED_IDLE
     }
     return len(before - not_lost)
 

@@ -13,7 +13,7 @@ import json
 from dataclasses import asdict
 from importlib.metadata import version
 
-import bottleneck
+from bottleneck import __version__
 from bottleneck.backbones.config import BackboneConfig
 from bottleneck.errors import SourceError
 from bottleneck.images.options import DecodeOptions
@@ -49,7 +49,7 @@ def settings_digest(backbone: BackboneConfig, decoded: DecodeOptions) -> str:
         **asdict(backbone),
         "weights file": weights,
         "read": [decoded.resize, decoded.interpolation, decoded.decode],
-        "versions": [bottleneck.__version__, version("keras")],
+        "versions": [__version__, version("keras")],
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 

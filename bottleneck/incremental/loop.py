@@ -18,6 +18,7 @@ import ray
 
 from bottleneck.cluster import calls, nodes
 from bottleneck.cluster.head_watch import watching_head
+from bottleneck.cluster.ray_internals import LOST_ARGUMENTS
 from bottleneck.cluster.sizing import ActorSizing, size_actors
 from bottleneck.config.flags import RunFlags
 from bottleneck.config.values import commit_interval
@@ -45,9 +46,6 @@ _log = logging.getLogger(__name__)
 _PASSES = 3
 
 _POLL_S = 0.2
-
-#: How Ray says that an actor was not made because what it was to be made from is gone.
-_LOST_ARGUMENTS = "arguments for this task could not be computed"
 
 
 @dataclass
@@ -278,7 +276,7 @@ class RunLoop:
         )
         seen: BaseException | None = error
         while seen is not None:
-            if getattr(seen, "actor_init_failed", False) and _LOST_ARGUMENTS not in str(seen):
+            if getattr(seen, "actor_init_failed", False) and LOST_ARGUMENTS not in str(seen):
                 # The next one would fail for the same reason, which its last line says.
                 raise calls.task_error(seen) from error
             if isinstance(seen, passing):

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from bottleneck.backbones.families import FAMILIES
+from bottleneck.backbones.keras_internals import imagenet_class_index_url
 from bottleneck.backbones.weights import imagenet_file, keras_models_dir, resolve_weights
 from bottleneck.console.redaction import one_line, redact_uri
 from bottleneck.errors import BackboneError
 from bottleneck.storage.uris import normalize_uri
 
-#: Keras's list of ImageNet's classes, and where it takes it from
-#: (``keras.applications.imagenet_utils.CLASS_INDEX_PATH``).
+#: File name of Keras's list of ImageNet's classes.
 _CLASS_INDEX = "imagenet_class_index.json"
 
 #: Size of the weights of VGG16 with its dense layers; most others of keras.applications have less.
@@ -29,7 +29,6 @@ def imagenet_labels() -> tuple[str, ...]:
             file that is there is another.
     """
     import keras
-    from keras.src.applications import imagenet_utils
 
     place = keras_models_dir() / _CLASS_INDEX
     try:
@@ -37,7 +36,7 @@ def imagenet_labels() -> tuple[str, ...]:
             # Elsewhere when Keras may not write there.
             place = Path(
                 keras.utils.get_file(
-                    _CLASS_INDEX, imagenet_utils.CLASS_INDEX_PATH, cache_subdir="models"
+                    _CLASS_INDEX, imagenet_class_index_url(), cache_subdir="models"
                 )
             )
         text = place.read_text()

@@ -19,8 +19,8 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 import ray
-from ray.data._internal.execution.execution_callback import ExecutionCallback
 
+from bottleneck.cluster.ray_internals import ExecutionCallback, block_references
 from bottleneck.cluster.sizing import ActorMemory, ActorSizing
 from bottleneck.pipeline.blocks import computed_block, rows_per_block
 
@@ -175,9 +175,7 @@ def run_stages(
         PipelineStoppedError: `stop` was set; Ray Data may wrap it.
     """
     with _ray_data_settings(stages, stop):
-        for bundle in _dataset(work, stages, actors).iter_internal_ref_bundles():
-            for entry in bundle.blocks:
-                yield entry.ref, entry.metadata.num_rows
+        yield from block_references(_dataset(work, stages, actors))
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bottleneck.cluster import calls, nodes
 from bottleneck.cluster.head_watch import watching_head
+from bottleneck.cluster.ray_internals import data_parallel_trainer
 from bottleneck.cluster.worker_sizing import size_workers
 from bottleneck.config.values import worker_range
 from bottleneck.console import logs
@@ -146,7 +147,6 @@ class TrainingRun:
             log: Handle of the :class:`EpochLog`.
         """
         import ray.train
-        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
         for name in ("ray.train", "ray"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -161,7 +161,7 @@ class TrainingRun:
             threads=self._workers.threads,
             log=log,
         )
-        return DataParallelTrainer(
+        return data_parallel_trainer()(
             train_worker,
             train_loop_config={"config": config},
             backend_config=TensorflowCluster(),
