@@ -15,7 +15,7 @@ import pytest
 from test_features import SPEC
 
 from bottleneck.incremental.estimate import estimate_run
-from bottleneck.incremental.known_archives import recall_archives, remember_archives
+from bottleneck.incremental.known_archives import Recalled, recall_archives, remember_archives
 from bottleneck.incremental.plan import Plan, make_plan
 from bottleneck.incremental.work import WORK_SCHEMA
 from bottleneck.sources.rows import LISTING_SCHEMA
@@ -497,15 +497,32 @@ def test_archives_that_the_table_holds_completely_are_remembered(tmp_path: Path)
         [known("a.tar/y/z", "etag:1@1024+1"), known("sub/c.TAR/q", "etag:3@512+1")],
         [known("d.tar/x", "etag:new@512+1"), known("plain.jpg", "etag:9")],
     )
-    assert recall_archives(base, "auto") == {}
+    assert recall_archives(base, "auto") == Recalled()
     remember_archives(str(tmp_path), "auto", archives)
-    found = recall_archives(base, "auto")
+    recalled = recall_archives(base, "auto")
     # b.tar lacks a row, d.tar has become another.
-    assert {name: (told, len(rows)) for name, (told, rows) in found.items()} == {
+    assert {name: (told, len(rows)) for name, (told, rows) in recalled.archives.items()} == {
         "a.tar": ("etag:1", 2),
         "sub/c.TAR": ("etag:3", 1),
     }
-    assert recall_archives(base, "flat") == {}
+    assert recall_archives(base, "flat") == Recalled()
+
+
+def test_rows_that_were_read_for_the_archives_are_not_read_for_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = snapshot(
+        tmp_path,
+        [known("a.tar/x", "etag:1@512+1"), known("b.jpg", "etag:2")],
+        [known("c.jpg", "etag:3"), known("d.jpg", "etag:4", status="empty")],
+    )
+    now = listing(listed("a.tar/x", "etag:1@512+1"), listed("b.jpg", "etag:9"), listed("e.jpg"))
+    expected = make_plan(now, base)
+    remember_archives(str(tmp_path), "auto", {"a.tar": ("etag:1", 1)})
+    recalled = recall_archives(base, "auto")
+    monkeypatch.setattr(Snapshot, "read_by_shard", None)
+    assert make_plan(now, base, rows=recalled.rows) == expected
+    assert (expected.new, expected.changed, expected.removed, expected.unchanged) == (1, 1, 2, 1)
 
 
 @pytest.mark.parametrize("note", ["", "[]", "{}", "null", '{"layout": "auto"}', "{bad", "\x00"])
@@ -513,7 +530,7 @@ def test_a_damaged_note_is_as_good_as_none(tmp_path: Path, note: str) -> None:
     base = snapshot(tmp_path, [known("a.tar/x", "etag:1@512+1")])
     (tmp_path / "_bottleneck").mkdir()
     (tmp_path / "_bottleneck/archives.json").write_text(note)
-    assert recall_archives(base, "auto") == {}
+    assert recall_archives(base, "auto") == Recalled()
 
 
 def test_a_note_of_another_form_is_as_good_as_none(tmp_path: Path) -> None:
@@ -522,7 +539,7 @@ def test_a_note_of_another_form_is_as_good_as_none(tmp_path: Path) -> None:
     for archives in ({"a.tar": "etag:1"}, {"a.tar": ["etag:1"]}, {"a.tar": ["etag:1", "two"]}, []):
         text = json.dumps({"layout": "auto", "archives": archives})
         (tmp_path / "_bottleneck/archives.json").write_text(text)
-        assert recall_archives(base, "auto") == {}
+        assert recall_archives(base, "auto") == Recalled()
 
 
 # What a plan costs

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Generic, TypeVar
 
+import polars as pl
 import pyarrow as pa
 
 from bottleneck.cluster import connection
 from bottleneck.config.flags import RunFlags, SourceFlags
 from bottleneck.console.interruption import Interruption
-from bottleneck.incremental.known_archives import recall_archives
+from bottleneck.incremental.known_archives import Recalled, recall_archives
 from bottleneck.incremental.plan import Plan
 from bottleneck.incremental.summary import Summary
 from bottleneck.pipeline import hashing
@@ -38,6 +39,7 @@ class Source:
         archives: What the listing learned of tar archives, for the next run: image prefix →
             (fingerprint, number of images).
         files: Whether the images are files, so that their content can be compared by hashing it.
+        rows: Rows of the table, where listing had to read them, for the plan.
     """
 
     images: pa.Table
@@ -45,6 +47,7 @@ class Source:
     layout: str = "auto"
     archives: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     files: bool = True
+    rows: pl.DataFrame | None = None
 
 
 class TableJob(ABC, Generic[C, S]):
@@ -125,6 +128,8 @@ def list_source(flags: SourceFlags, snapshot: Snapshot | None) -> Source:
     Raises:
         SourceError: It cannot be listed.
     """
-    known = recall_archives(snapshot, flags.layout) if snapshot is not None else None
-    listing = list_images(flags.images, layout=flags.layout, known_archives=known)
-    return Source(listing.images, dict(listing.skipped), flags.layout, listing.archives)
+    known = recall_archives(snapshot, flags.layout) if snapshot is not None else Recalled()
+    listing = list_images(flags.images, layout=flags.layout, known_archives=known.archives)
+    return Source(
+        listing.images, dict(listing.skipped), flags.layout, listing.archives, rows=known.rows
+    )

@@ -25,6 +25,9 @@ from bottleneck.incremental.matching import (
 from bottleneck.incremental.work import work_of
 from bottleneck.table.snapshot import Snapshot
 
+#: Small columns of the table's rows that a plan compares with the listing.
+COMPARED = ("image", "label", "split", "fingerprint", "status")
+
 Identity = Mapping[str, str | None]
 
 
@@ -80,6 +83,7 @@ def make_plan(
     keep_deleted: bool = False,
     retry_failed: bool = False,
     hasher: Hasher | None = None,
+    rows: pl.DataFrame | None = None,
 ) -> Plan:
     """Compares a listing with a snapshot.
 
@@ -90,6 +94,8 @@ def make_plan(
         retry_failed: Compute failed images again although they did not change.
         hasher: Reads images that may be old content under a new name or time, to compare their
             sha256; without one only ETags are compared.
+        rows: The snapshot's columns :data:`COMPARED`, where they have been read already, as
+            :meth:`~bottleneck.table.snapshot.Snapshot.read_by_shard` returns them.
 
     Returns:
         The plan.
@@ -97,7 +103,10 @@ def make_plan(
     listed = pl.DataFrame(listing)
     if snapshot is None or not snapshot.shards:
         return Plan(snapshot, work_of(listed), listed=len(listed), new=len(listed))
-    found = _compare(listed, snapshot, retry_failed)
+    if rows is None:
+        rows = snapshot.read_by_shard(COMPARED)
+    found = _compare(listed, rows, retry_failed)
+    del rows
     reusable = found.gone if not keep_deleted else found.gone.clear()
     renamed = pair_by_etag(found.new, reusable)
     touched = found.changed.clear()
@@ -149,8 +158,7 @@ class _Compared:
     failed_before: int
 
 
-def _compare(listed: pl.DataFrame, snapshot: Snapshot, retry_failed: bool) -> _Compared:
-    known = snapshot.read_by_shard(("image", "label", "split", "fingerprint", "status"))
+def _compare(listed: pl.DataFrame, known: pl.DataFrame, retry_failed: bool) -> _Compared:
     row = find_rows(listed, known)
     there = row.is_not_null()
     before = {name: known[name].gather(row) for name in ("label", "split", "fingerprint")}

@@ -87,8 +87,12 @@ def _attempt(
             keep_deleted=config.keep_deleted,
             retry_failed=config.retry_failed,
             hasher=job.hash_images if source.files else None,
+            rows=source.rows,
         )
         plan = job.arrange(plan)
+    layout, archives = source.layout, source.archives
+    # Listings of millions of images need not stay in memory while the new ones are computed.
+    del source
     _count_plan(plan, spec, summary)
     if config.dry_run:
         summary.outcome = "planned"
@@ -102,7 +106,7 @@ def _attempt(
         if interruption.signal is not None:
             return
     if table is not None:
-        remember_archives(config.table_uri, source.layout, source.archives)
+        remember_archives(config.table_uri, layout, archives)
         job.finish(table)
 
 
