@@ -86,7 +86,7 @@ def print_features(snapshot: Snapshot, features: Features) -> None:
             f"largest {features.max():.4g}"
         )
     raw = 4 * snapshot.spec.length
-    size = snapshot.bytes / max(1, snapshot.rows)
+    size = snapshot.size_bytes / max(1, snapshot.rows)
     print(f"  {size:,.0f} bytes an image in the table, {raw:,} raw ({100 * size / raw:.0f} %)")
 
 

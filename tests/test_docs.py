@@ -126,7 +126,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check_spec(names: dict[str, Any], printed: str) -> None:
-    size = names["snapshot"].bytes
+    size = names["snapshot"].size_bytes
     assert printed.splitlines() == [f"2 30 {size}", "vgg16 (7, 7, 512) float32"]
 
 

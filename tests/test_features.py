@@ -149,7 +149,7 @@ def test_a_new_table_is_empty_and_holds_the_specification(uri: str) -> None:
     FeaturesTable.create(uri, SPEC)
     snapshot = FeaturesTable.open(uri).snapshot()
     assert snapshot == Snapshot(uri, 0, SPEC, (), 0)
-    assert (snapshot.rows, snapshot.bytes) == (0, 0)
+    assert (snapshot.rows, snapshot.size_bytes) == (0, 0)
     found = FeaturesTable.find(uri)
     assert found is not None and found.snapshot() == snapshot
 
@@ -345,7 +345,7 @@ def test_commits_add_and_remove_at_once(uri: str) -> None:
     first = table.commit(base=table.snapshot(), add=[one, two], run="first", stats={"n": 1})
     assert first.shards == (two, one)
     assert (first.version, first.app_version, first.rows) == (1, 1, 4)
-    assert first.bytes == one.bytes + two.bytes
+    assert first.size_bytes == one.size_bytes + two.size_bytes
     reader = FeaturesTable.open(uri)
     assert images(reader.snapshot()) == ["a", "b", "c", "d"]
 
@@ -515,12 +515,12 @@ def test_a_shard_that_is_not_there_is_not_committed(uri: str) -> None:
     base = table.snapshot()
     for wrong, found in (
         (replace(shard, path="shard-0.parquet"), "nothing"),
-        (replace(shard, bytes=shard.bytes + 1), f"{shard.bytes} bytes"),
+        (replace(shard, size_bytes=shard.size_bytes + 1), f"{shard.size_bytes} bytes"),
     ):
         with pytest.raises(TableError) as caught:
             table.commit(base=base, add=[put(uri, "b"), wrong], run="r")
         assert str(caught.value) == (
-            f"shard {wrong.path} of {uri} should have {wrong.bytes} bytes "
+            f"shard {wrong.path} of {uri} should have {wrong.size_bytes} bytes "
             f"but storage has {found}; it was not committed, run again"
         )
     assert FeaturesTable.open(uri).snapshot() == base

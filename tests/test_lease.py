@@ -99,10 +99,10 @@ def test_leases_are_no_commits(table: FeaturesTable) -> None:
 def test_a_commit_renews_the_lease_and_the_last_one_ends_it(table: FeaturesTable) -> None:
     with Lease(table.log, "first") as held:
         for last in (False, True):
-            mark = held.mark(last=last)
+            mark = held.next_mark(last=last)
             base = opened(table).snapshot()
             after = table.commit(base=base, run="first", mark=mark)
-            held.wrote(mark)
+            held.record(mark)
             assert after.version == base.version + 1
             assert (ends_in_s(table) > 240) is not last
     # Nothing was left to release.
@@ -165,7 +165,7 @@ def test_a_lease_can_be_taken_over_and_its_run_notices(
         require_free(other.log, take_over=True)
         with Lease(other.log, "second", take_over=True):
             with pytest.raises(ConflictError):
-                table.commit(base=table.snapshot(), run="first", mark=first.mark())
+                table.commit(base=table.snapshot(), run="first", mark=first.next_mark())
             with pytest.raises(TableBusyError, match=r"another run took .* over; what this one"):
                 first.renew_if_due()
             other.commit(base=other.snapshot(), run="second")

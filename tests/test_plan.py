@@ -556,7 +556,7 @@ def test_estimates_come_from_what_commits_recorded(tmp_path: Path) -> None:
     none = estimate_run(plan, SPEC, [record(0.0), CommitRecord(1, 0.0, "r", {})], 5.0)
     assert (none.images, none.bytes_to_read) == (8, 710)
     # Seven come and one goes; the changed one is exchanged.
-    assert none.growth_bytes == round(base.bytes / base.rows * 6)
+    assert none.growth_bytes == round(base.size_bytes / base.rows * 6)
     assert (none.images_per_node_s, none.node_hours, none.seconds, none.cost) == (None,) * 4
 
     commits = [record(8.0, 2), record(2.0), record(900.0), CommitRecord(1, 0.0, "r", {})]

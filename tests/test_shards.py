@@ -20,7 +20,7 @@ from bottleneck.table import columns as table_columns
 from bottleneck.table import shards
 from bottleneck.table.columns import SCHEMA
 from bottleneck.table.files import TableFiles
-from bottleneck.table.merging import merge_shards, ordered_runs
+from bottleneck.table.merging import ShardMerge, merge_shards, ordered_runs
 from bottleneck.table.reading import ShardReader, read_columns
 from bottleneck.table.schemas import FEATURES, RowFormat
 from bottleneck.table.shards import ShardWriter, write_shard
@@ -83,7 +83,7 @@ def test_the_file_is_plain_parquet_as_documented(tmp_path: Path) -> None:
 
     assert shard.path.isascii() and "/" not in shard.path
     assert (shard.rows, shard.min_image, shard.max_image) == (200, "00000.png", "00199.png")
-    assert shard.bytes == (tmp_path / shard.path).stat().st_size
+    assert shard.size_bytes == (tmp_path / shard.path).stat().st_size
     assert [p.name for p in tmp_path.iterdir()] == [shard.path]
 
     file = pq.ParquetFile(tmp_path / shard.path)
@@ -252,7 +252,8 @@ def test_dropping_rows_leaves_the_others_as_they_were(tmp_path: Path) -> None:
     table = rows_of(names(range(300)), length=25_088, failed=frozenset({"00070.png"}))
     shard = write(tmp_path, table, 25_088)
     gone = {*names(range(60, 130)), "00299.png", "not there.png"} - {"00070.png"}
-    new = merge_shards(files(tmp_path, 25_088), [shard.path], drop={shard.path: sorted(gone)})
+    merge = ShardMerge([shard.path], drop={shard.path: sorted(gone)})
+    new = merge_shards(files(tmp_path, 25_088), merge)
     assert new is not None and new.path != shard.path
     left = [image not in gone for image in table["image"].to_pylist()]
     assert read(tmp_path, new).equals(table.filter(pa.array(left)))
@@ -264,7 +265,7 @@ def test_dropping_rows_leaves_the_others_as_they_were(tmp_path: Path) -> None:
 def test_dropping_everything_leaves_no_file(tmp_path: Path) -> None:
     shard = write(tmp_path, rows_of(names(range(10))))
     drop = {shard.path: names(range(10))}
-    assert merge_shards(files(tmp_path), [shard.path], drop=drop) is None
+    assert merge_shards(files(tmp_path), ShardMerge([shard.path], drop=drop)) is None
     assert [p.name for p in tmp_path.iterdir()] == [shard.path]
 
 
@@ -285,12 +286,10 @@ def test_renames_bring_rows_into_their_new_order(tmp_path: Path) -> None:
         "00011.png": {"image": "00010.png"},
         "00020.png": {"image": "00021.png"},
     }
-    new = merge_shards(
-        files(tmp_path, 25_088),
-        [shard.path],
-        drop={shard.path: ["00021.png"]},
-        replace={shard.path: changes},
+    merge = ShardMerge(
+        [shard.path], drop={shard.path: ["00021.png"]}, replace={shard.path: changes}
     )
+    new = merge_shards(files(tmp_path, 25_088), merge)
     wanted = []
     for row in table.to_pylist():
         if row["image"] != "00021.png":
@@ -323,7 +322,7 @@ def test_several_shards_become_one_in_order(
         for s, images in zip(written, dealt, strict=True)
     }
     paths = [s.path for s in written]
-    new = merge_shards(files(tmp_path, length), paths, drop=drop, replace=replace)
+    new = merge_shards(files(tmp_path, length), ShardMerge(paths, drop=drop, replace=replace))
 
     wanted = {
         renamed.get(row["image"], row["image"]): row
@@ -366,7 +365,7 @@ if case == "renamed":
     drop = {}
     replace = {shard.path: {a: {"image": "x" + b} for a, b in zip(images[:400], shuffled)}}
 pa.set_memory_pool(pool := pa.system_memory_pool())
-new = merging.merge_shards(files, [shard.path], drop=drop, replace=replace)
+new = merging.merge_shards(files, merging.ShardMerge([shard.path], drop, replace))
 print(new.rows, round(wrote / 1e6), round(pool.max_memory() / 1e6))
 """
 
@@ -454,7 +453,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, room: int) -> No
 
 def test_the_footer_may_be_what_does_not_fit(tmp_path: Path) -> None:
     table = rows_of(names(range(50)))
-    size = write(tmp_path, table).bytes
+    size = write(tmp_path, table).size_bytes
     for path in tmp_path.iterdir():
         path.unlink()
     with pytest.raises(OSError, match="No space left on device"):
@@ -497,6 +496,6 @@ def test_shards_of_other_writers_conform(
     assert got.schema == SCHEMA
     assert got.equals(table)
     drop = {"part-0.parquet": ["00004.png"]}
-    new = merge_shards(files(tmp_path), ["part-0.parquet"], drop=drop)
+    new = merge_shards(files(tmp_path), ShardMerge(["part-0.parquet"], drop=drop))
     left = [image != "00004.png" for image in table["image"].to_pylist()]
     assert read(tmp_path, new).equals(table.filter(pa.array(left)))

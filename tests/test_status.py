@@ -132,12 +132,15 @@ def three_runs(uri: str) -> list[Shard]:
 
 def test_text(uri: str, three_runs: list[Shard]) -> None:
     one, two, again, merged = three_runs
-    after = [format_bytes(size) for size in (one.bytes + two.bytes, one.bytes + again.bytes)]
-    after.append(format_bytes(merged.bytes))
+    after = [
+        format_bytes(size)
+        for size in (one.size_bytes + two.size_bytes, one.size_bytes + again.size_bytes)
+    ]
+    after.append(format_bytes(merged.size_bytes))
     width = max(len("size after"), *map(len, after))
     after = [text.rjust(width) for text in after]
     assert table_status(StatusConfig(features=uri)).to_text().splitlines() == [
-        f"{uri}  version 4, 4 rows, {format_bytes(merged.bytes)} in 1 shard(s)",
+        f"{uri}  version 4, 4 rows, {format_bytes(merged.size_bytes)} in 1 shard(s)",
         "",
         "Specification",
         "  backbone       channel-means",
@@ -178,7 +181,7 @@ def test_json(uri: str, three_runs: list[Shard]) -> None:
     ]  # fmt: skip
     assert status["statuses"] == {"empty": 1, "ok": 2, "truncated": 1}
     assert status["spec"]["shape"] == "3"
-    assert (status["bytes"], status["shards"], status["runs_known"]) == (merged.bytes, 1, 3)
+    assert (status["bytes"], status["shards"], status["runs_known"]) == (merged.size_bytes, 1, 3)
     assert [run["run"] for run in status["runs"]] == ["bbbbbbbbbbbb", "cccccccccccc"]
     assert status["runs"][0] == {
         "run": "bbbbbbbbbbbb",
@@ -200,8 +203,8 @@ def test_json(uri: str, three_runs: list[Shard]) -> None:
     }
     assert status["growth"] == [
         {"version": 3, "time": "2026-01-31T02:00:00+00:00", "rows": 4,
-         "bytes": one.bytes + again.bytes},
-        {"version": 4, "time": "2026-01-31T09:30:00+00:00", "rows": 4, "bytes": merged.bytes},
+         "bytes": one.size_bytes + again.size_bytes},
+        {"version": 4, "time": "2026-01-31T09:30:00+00:00", "rows": 4, "bytes": merged.size_bytes},
     ]  # fmt: skip
 
 

@@ -225,8 +225,8 @@ def _count_requests(result: Result, settings: Settings) -> None:
                     layout=layout,
                     row_groups=count,
                     rows=rows,
-                    shard_MB=round(shard.bytes / 1e6, 1),
-                    bytes_a_row=round(shard.bytes / rows),
+                    shard_MB=round(shard.size_bytes / 1e6, 1),
+                    bytes_a_row=round(shard.size_bytes / rows),
                     # Without those of the log, which is read ahead of time.
                     requests=sum(n for key, n in s3.counts().items() if "/shard-" in key),
                 )

@@ -18,6 +18,7 @@ from bottleneck.incremental.plan import Identity, Plan
 from bottleneck.incremental.summary import Summary, history_entry
 from bottleneck.pipeline.writing import Written, merge_all
 from bottleneck.table.lease import Lease
+from bottleneck.table.merging import ShardMerge
 from bottleneck.table.shards import Shard
 from bottleneck.table.snapshot import Snapshot
 from bottleneck.table.table import ImageTable
@@ -72,7 +73,7 @@ class Committer:
     @property
     def left(self) -> int:
         """Number of planned images that are neither committed nor waiting for a commit."""
-        waiting = sum(len(written.rows) for written in self._pending)
+        waiting = sum(len(written.plan_rows) for written in self._pending)
         return int((~self.done).sum()) - waiting
 
     @property
@@ -96,7 +97,7 @@ class Committer:
         """
         self._last_commit = time.monotonic()
         pending, self._pending = self._pending, []
-        rows = np.concatenate([written.rows for written in pending]) if pending else np.empty(0)
+        rows = np.concatenate([np.empty(0, np.int64), *(written.plan_rows for written in pending)])
         if not len(rows):
             self._count_failures(pending)
             return
@@ -142,53 +143,76 @@ class Committer:
         read_bytes: int = 0,
         last: bool = False,
     ) -> None:
+        """Rewrites shards without the rows that disappear, and commits them with new ones.
+
+        Args:
+            add: New shards.
+            drops: Shards to rewrite, by their paths in the plan's snapshot → images that new
+                shards replace.
+            statuses: Number of images by status, for the history.
+            read_bytes: Bytes of image files read, for the history.
+            last: Whether the lease ends with this commit.
+        """
         began = time.perf_counter()
-        removed: list[Shard] = []
-        rewrites = []
-        paths: list[str] = []
-        for path, images in drops.items():
-            shard = self._current[path]
-            if shard is None:
-                continue
-            replace = self._replacements.get(path, {})
-            gone = [*images, *self._drops.get(path, ())]
-            removed.append(shard)
-            paths.append(path)
-            rewrites.append(
-                {
-                    "shard_paths": [shard.path],
-                    "drop": {shard.path: gone},
-                    "replace": {shard.path: replace},
-                }
-            )
-        rewritten = merge_all(self._table.uri, self.snapshot.row_format, rewrites)
-        kept = [shard for shard in rewritten if shard is not None]
+        rewritten = self._rewritten(drops)
         rewrite_s = time.perf_counter() - began
         began = time.perf_counter()
-        written = sum(shard.bytes for shard in [*add, *kept])
-        mark = self._lease.mark(last=last)
-        self.snapshot = self._table.commit(
-            base=self.snapshot,
-            add=[*add, *kept],
-            remove=removed,
-            run=self._summary.run,
-            stats=history_entry(
-                self._summary,
-                images=self._summary.source_uri,
-                statuses=dict(statuses or {}),
-                bytes_read=read_bytes,
-                bytes_written=written,
-                shards_rewritten=len(removed),
-            ),
-            mark=mark,
+        self._commit(
+            [*add, *(shard for shard in rewritten.values() if shard is not None)],
+            [shard for path in rewritten if (shard := self._current[path]) is not None],
+            statuses=statuses or {},
+            read_bytes=read_bytes,
+            last=last,
         )
-        self._lease.wrote(mark)
-        for path, shard in zip(paths, rewritten, strict=True):
+        for path, shard in rewritten.items():
             self._current[path] = shard
             self._drops.pop(path, None)
             self._replacements.pop(path, None)
         self._summary.add_seconds("rewrite", rewrite_s)
         self._summary.add_seconds("commit", time.perf_counter() - began)
+
+    def _rewritten(self, drops: Mapping[str, Sequence[str]]) -> dict[str, Shard | None]:
+        """Rewrites shards, by their paths in the plan's snapshot; None where no row is left."""
+        merges: dict[str, ShardMerge] = {}
+        for path, images in drops.items():
+            shard = self._current[path]
+            if shard is not None:
+                merges[path] = ShardMerge(
+                    [shard.path],
+                    drop={shard.path: [*images, *self._drops.get(path, ())]},
+                    replace={shard.path: self._replacements.get(path, {})},
+                )
+        shards = merge_all(self._table.uri, self.snapshot.row_format, merges.values())
+        return dict(zip(merges, shards, strict=True))
+
+    def _commit(
+        self,
+        add: Sequence[Shard],
+        remove: Sequence[Shard],
+        *,
+        statuses: Mapping[str, int],
+        read_bytes: int,
+        last: bool,
+    ) -> None:
+        """Makes one commit and counts it."""
+        written = sum(shard.size_bytes for shard in add)
+        mark = self._lease.next_mark(last=last)
+        self.snapshot = self._table.commit(
+            base=self.snapshot,
+            add=add,
+            remove=remove,
+            run=self._summary.run,
+            stats=history_entry(
+                self._summary,
+                images=self._summary.source_uri,
+                statuses=dict(statuses),
+                bytes_read=read_bytes,
+                bytes_written=written,
+                shards_rewritten=len(remove),
+            ),
+            mark=mark,
+        )
+        self._lease.record(mark)
         self._metrics.count_commit(written)
         self._summary.commits += 1
         self._summary.bytes_written += written

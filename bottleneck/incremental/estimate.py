@@ -73,8 +73,7 @@ def estimate_run(
     images = plan.work.num_rows
     adding = images - plan.changed - plan.retried
     snapshot = plan.snapshot
-    known = snapshot is not None and snapshot.rows > 0
-    row_bytes = snapshot.bytes / snapshot.rows if known and snapshot else encoded_row_bytes(spec)
+    row_bytes = encoded_row_bytes(spec) if snapshot is None else snapshot.row_bytes
     recorded = [
         (float(record.stats["images_per_s"]), int(record.stats["nodes"]))
         for record in commits

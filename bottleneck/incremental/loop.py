@@ -35,7 +35,6 @@ from bottleneck.incremental.pump import Pump
 from bottleneck.incremental.summary import Summary
 from bottleneck.pipeline import writing
 from bottleneck.pipeline.stages import Stages, run_stages
-from bottleneck.table.columns import encoded_row_bytes
 from bottleneck.table.lease import Lease
 from bottleneck.table.snapshot import Snapshot
 from bottleneck.table.table import ImageTable
@@ -84,9 +83,7 @@ class RunLoop:
         self._writing: list[Any] = []
         # Writes that the next commit waits for, once its time has come.
         self._closing: set[Any] | None = None
-        self._row_bytes = (
-            snapshot.bytes / snapshot.rows if snapshot.rows else encoded_row_bytes(snapshot.spec)
-        )
+        self._row_bytes = snapshot.row_bytes
         self._row_format = snapshot.row_format
         self._unavailable = 0
         self._capacity = Capacity(stages)
@@ -224,7 +221,7 @@ class RunLoop:
         for stage, seconds in written.stage_s.items():
             summary.add_seconds(stage, seconds)
         if written.shard is not None:
-            self._row_bytes = written.shard.bytes / written.shard.rows
+            self._row_bytes = written.shard.size_bytes / written.shard.rows
 
     def _commit_if_due(self) -> None:
         committer = self._committer

@@ -14,6 +14,7 @@ from bottleneck.incremental.counters import RunMetrics
 from bottleneck.incremental.summary import Summary, history_entry
 from bottleneck.pipeline import writing
 from bottleneck.table.lease import Lease, require_free
+from bottleneck.table.merging import ShardMerge
 from bottleneck.table.shards import Shard
 from bottleneck.table.table import FeaturesTable, ImageTable
 
@@ -79,11 +80,11 @@ def compact(
         merged = writing.merge_all(
             table.uri,
             snapshot.row_format,
-            ({"shard_paths": [s.path for s in group], "drop": {}, "replace": {}} for group in some),
+            [ShardMerge([shard.path for shard in group]) for group in some],
         )
         added = [shard for shard in merged if shard is not None]
-        written = sum(shard.bytes for shard in added)
-        mark = lease.mark(last=start + _MERGES_A_COMMIT >= len(groups))
+        written = sum(shard.size_bytes for shard in added)
+        mark = lease.next_mark(last=start + _MERGES_A_COMMIT >= len(groups))
         snapshot = table.commit(
             base=snapshot,
             add=added,
@@ -92,7 +93,7 @@ def compact(
             stats=history_entry(summary, compacted=sum(map(len, some)), bytes_written=written),
             mark=mark,
         )
-        lease.wrote(mark)
+        lease.record(mark)
         metrics.count_commit(written)
         summary.commits += 1
         summary.bytes_written += written
@@ -106,11 +107,11 @@ def small_neighbours(shards: Sequence[Shard], target_bytes: float) -> list[list[
     groups: list[list[Shard]] = [[]]
     size = 0.0
     for shard in shards:
-        if shard.bytes >= _SMALL_SHARE * target_bytes:
+        if shard.size_bytes >= _SMALL_SHARE * target_bytes:
             continue
-        if size + shard.bytes > target_bytes:
+        if size + shard.size_bytes > target_bytes:
             groups.append([])
             size = 0.0
         groups[-1].append(shard)
-        size += shard.bytes
+        size += shard.size_bytes
     return [group for group in groups if len(group) > 1]

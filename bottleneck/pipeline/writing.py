@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from bottleneck.console.redaction import one_line, redact_uri
 from bottleneck.errors import RunFailedError
 from bottleneck.pipeline.blocks import committable, totals_of
 from bottleneck.table.files import TableFiles
-from bottleneck.table.merging import merge_shards, ordered_runs
+from bottleneck.table.merging import ShardMerge, merge_shards, ordered_runs
 from bottleneck.table.schemas import RowFormat
 from bottleneck.table.shards import Shard, write_shard
 
@@ -45,14 +45,14 @@ class Written:
 
     Attributes:
         shard: The shard; None when no row could be committed.
-        rows: (N,) int64, places in the plan of the rows it holds.
+        plan_rows: (N,) int64, places in the plan of the rows it holds.
         statuses: Number of images by status, unavailable ones included.
         read_bytes: Bytes of image files read.
         stage_s: Seconds by stage, added up over workers.
     """
 
     shard: Shard | None
-    rows: npt.NDArray[np.int64]
+    plan_rows: npt.NDArray[np.int64]
     statuses: Mapping[str, int]
     read_bytes: int
     stage_s: Mapping[str, float]
@@ -76,7 +76,7 @@ def write_blocks(table_uri: str, row_format: RowFormat, *blocks: pa.Table) -> Wr
     totals = totals_of(blocks)
     return Written(
         shard=shard,
-        rows=np.concatenate([block["row"].to_numpy() for block in kept]),
+        plan_rows=np.concatenate([block["row"].to_numpy() for block in kept]),
         statuses=totals.statuses,
         read_bytes=totals.read_bytes,
         stage_s={**totals.stage_s, "write": time.perf_counter() - began},
@@ -85,33 +85,27 @@ def write_blocks(table_uri: str, row_format: RowFormat, *blocks: pa.Table) -> Wr
 
 # Nothing says where the rows of old shards are, so that all would be rewritten on the head.
 @ray.remote(num_cpus=0, max_retries=3, scheduling_strategy="SPREAD")
-def merge(
-    table_uri: str,
-    row_format: RowFormat,
-    shard_paths: Sequence[str],
-    drop: Mapping[str, Sequence[str]],
-    replace: Mapping[str, Mapping[str, Mapping[str, str | None]]],
-) -> Shard | None:
+def merge(table_uri: str, row_format: RowFormat, wanted: ShardMerge) -> Shard | None:
     """Runs :func:`bottleneck.table.merging.merge_shards` on a worker."""
     files = TableFiles.at(table_uri, row_format)
-    return _persist(table_uri, lambda: merge_shards(files, shard_paths, drop=drop, replace=replace))
+    return _persist(table_uri, lambda: merge_shards(files, wanted))
 
 
 def merge_all(
-    table_uri: str, row_format: RowFormat, groups: Iterable[Mapping[str, Any]]
+    table_uri: str, row_format: RowFormat, merges: Iterable[ShardMerge]
 ) -> list[Shard | None]:
-    """Merges groups of shards, a few at a time on each node.
+    """Merges shards, a few merges at a time on each node.
 
     Args:
         table_uri: The table.
         row_format: What its rows look like.
-        groups: The last three arguments of :func:`merge` by name, for each shard to write.
+        merges: One for each shard to write.
 
     Returns:
-        The shards in the order of the groups; None where no row was left.
+        The new shards in the order of the merges; None where no row was left.
     """
     start: Any = merge.remote
-    calls = (start(table_uri, row_format, **group) for group in groups)
+    calls = (start(table_uri, row_format, wanted) for wanted in merges)
     return get_bounded(calls, _MERGES_A_NODE * max(1, len(nodes.nodes())))
 
 

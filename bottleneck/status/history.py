@@ -186,7 +186,7 @@ def table_status(config: StatusConfig) -> Status:
         table_uri=redact_uri(table.uri),
         version=snapshot.version,
         rows=snapshot.rows,
-        bytes=snapshot.bytes,
+        bytes=snapshot.size_bytes,
         shards=len(snapshot.shards),
         statuses=_count_statuses(snapshot),
         spec={name: text for name, text in named.items() if text},
@@ -248,7 +248,9 @@ def _sizes(table: FeaturesTable, runs: Sequence[Sequence[CommitRecord]]) -> dict
         except TableError:
             # Delta deletes log entries after a while (`delta.logRetentionDuration`).
             continue
-        found[commit.version] = Size(commit.version, _moment(commit), snapshot.rows, snapshot.bytes)
+        found[commit.version] = Size(
+            commit.version, _moment(commit), snapshot.rows, snapshot.size_bytes
+        )
     return found
 
 

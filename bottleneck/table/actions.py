@@ -47,10 +47,10 @@ def changes(
     """
     return [
         *(
-            AddAction(shard.path, shard.bytes, {}, now_ms, True, _delta_stats(shard))
+            AddAction(shard.path, shard.size_bytes, {}, now_ms, True, _delta_stats(shard))
             for shard in add
         ),
-        *(RemoveAction(shard.path, True, now_ms, shard.bytes, {}) for shard in remove),
+        *(RemoveAction(shard.path, True, now_ms, shard.size_bytes, {}) for shard in remove),
     ]
 
 
@@ -81,9 +81,9 @@ def require_written(table_uri: str, shards: Sequence[Shard]) -> None:
     except OSError as e:
         raise TableError(unreachable(table_uri, e)) from e
     for info, shard in zip(infos, shards, strict=True):
-        if info.type != pafs.FileType.File or info.size != shard.bytes:
+        if info.type != pafs.FileType.File or info.size != shard.size_bytes:
             found = f"{info.size} bytes" if info.type == pafs.FileType.File else "nothing"
             raise TableError(
-                f"shard {shard.path} of {redact_uri(table_uri)} should have {shard.bytes} bytes "
-                f"but storage has {found}; it was not committed, run again"
+                f"shard {shard.path} of {redact_uri(table_uri)} should have {shard.size_bytes} "
+                f"bytes but storage has {found}; it was not committed, run again"
             )

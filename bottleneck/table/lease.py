@@ -2,8 +2,8 @@
 
 It stands in the table's own log: a run's entries say until when it holds the lease, and each commit
 renews it. A run that finds another's lease leaves before it costs anything. A run that died leaves
-nothing to clean up: its lease ends by itself after :data:`LEASE_S`, or at once for who starts on
-the same machine and sees that the process is gone.
+nothing to clean up: its lease expires after :data:`LEASE_S`, or immediately, if the next run starts
+on the same machine and finds the process gone.
 
 The lease saves work that would be done twice; what keeps the table right is the guard of each
 commit (:mod:`bottleneck.table.log`).
@@ -31,13 +31,13 @@ from bottleneck.table.log import COMMIT_KEY, LeaseMark, TableLog
 
 _log = logging.getLogger(__name__)
 
-#: A run that has not been heard of for so long is dead. Clocks of machines may differ by less.
+#: Seconds without renewal after which a lease expires. Must exceed the clock skew between machines.
 LEASE_S = 300.0
 
-#: A lease is renewed when it is this old, by an entry of its own where no commit did it.
+#: Age in seconds at which a lease is renewed, by an entry of its own where no commit renewed it.
 RENEW_S = 60.0
 
-#: How often an entry of the lease is tried when others commit at the same moment.
+#: Attempts at an entry of the lease when others commit at the same moment.
 _ATTEMPTS = 5
 
 
@@ -141,15 +141,15 @@ class Lease:
         """Returns the lease of a run that creates the table."""
         return LeaseMark(Holder.of(run).to_json(), _end_ms(), 0)
 
-    def mark(self, *, last: bool = False) -> LeaseMark:
+    def next_mark(self, *, last: bool = False) -> LeaseMark:
         """Returns what the run's next entry says: that it goes on, or that it is the last one."""
         ends_ms = int(time.time() * 1000) if last else _end_ms()
         # Two entries in a millisecond must differ.
         ends_ms += ends_ms == self._ends_ms
         return LeaseMark(self._holder.to_json(), ends_ms, self._ends_ms)
 
-    def wrote(self, mark: LeaseMark) -> None:
-        """Takes note that an entry with this mark is in the log."""
+    def record(self, mark: LeaseMark) -> None:
+        """Records that an entry with this mark is in the log."""
         self._ends_ms = mark.ends_ms
         self._renewed = time.monotonic()
 
@@ -165,7 +165,7 @@ class Lease:
             require_free(self._log, take_over=self._take_over)
             self._ends_ms = self._log.lease_ends_ms
             try:
-                self._append(self.mark())
+                self._append(self.next_mark())
                 break
             except ConflictError:
                 if attempt + 1 == _ATTEMPTS:
@@ -182,7 +182,7 @@ class Lease:
         if time.monotonic() - self._renewed < RENEW_S:
             return
         try:
-            self._append(self.mark())
+            self._append(self.next_mark())
         except ConflictError as e:
             if self._log.lease_ends_ms != self._ends_ms:
                 raise TableBusyError(
@@ -204,7 +204,7 @@ class Lease:
         if self._ends_ms <= time.time() * 1000:
             return
         try:
-            self._append(self.mark(last=True))
+            self._append(self.next_mark(last=True))
         except TableError as e:
             _log.debug("the lease ends by itself: %s", e)
 
@@ -216,7 +216,7 @@ class Lease:
             mark=mark,
             require_current=lambda: None,
         )
-        self.wrote(mark)
+        self.record(mark)
 
 
 def _end_ms() -> int:

@@ -27,7 +27,7 @@ from bottleneck.table.location import arrow_filesystem, delta_uri, unreachable
 #: Name under which commits are counted.
 APP_ID = "bottleneck-features"
 
-#: Name under which stands when the lease ends, in milliseconds since the epoch.
+#: Name under which the end of the lease is written, in milliseconds since the epoch.
 LEASE_ID = "bottleneck-lease"
 
 #: Keys in Delta's ``commitInfo``: identity of a commit, of its run, the run's figures, and who
@@ -37,11 +37,11 @@ RUN_KEY = "bottleneck.run"
 STATS_KEY = "bottleneck.stats"
 HOLDER_KEY = "bottleneck.lease"
 
-#: How often an entry is tried when storage answers with errors (not with a conflict).
+#: Attempts at an entry when storage answers with errors (not with a conflict).
 _ATTEMPTS = 5
 
-#: So many entries are looked through for the holder of a lease. It is renewed with each commit of
-#: its run, so that only entries of others come after it.
+#: Number of log entries to search for the lease holder. A lease is renewed with each commit of its
+#: run, so that only entries of others come after it.
 _ENTRIES_WITHOUT_HOLDER = 20
 
 

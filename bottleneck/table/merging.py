@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -18,39 +19,46 @@ from bottleneck.table.schemas import FIELDS
 from bottleneck.table.shards import Shard, write_shard
 
 
-def merge_shards(
-    files: TableFiles,
-    shard_paths: Sequence[str],
-    *,
-    drop: Mapping[str, Iterable[str]] | None = None,
-    replace: Mapping[str, Mapping[str, Mapping[str, str | None]]] | None = None,
-) -> Shard | None:
-    """Copies shards into one, in `image` order, row group by row group.
+@dataclass(frozen=True)
+class ShardMerge:
+    """Which shards become one, and what changes on the way.
 
     With one shard and something to drop or replace it is a rewrite, with several a compaction.
+
+    Attributes:
+        shard_paths: Shards to copy, relative to the table.
+        drop: Shard → images whose rows are left out.
+        replace: Shard → image → new values of `image`, `label`, `split`, `fingerprint` for rows
+            whose features stay but whose identity changes (a renamed or relabeled file).
+    """
+
+    shard_paths: Sequence[str]
+    drop: Mapping[str, Iterable[str]] = field(default_factory=dict)
+    replace: Mapping[str, Mapping[str, Mapping[str, str | None]]] = field(default_factory=dict)
+
+
+def merge_shards(files: TableFiles, merge: ShardMerge) -> Shard | None:
+    """Copies shards into one, in `image` order, row group by row group.
+
     At most a few row groups per shard are in memory at a time.
 
     Args:
         files: Files of the table.
-        shard_paths: Shards to copy, relative to the table.
-        drop: Shard → images whose rows are left out.
-        replace: Shard → image → new values of `image`, `label`, `split`, `fingerprint` for rows
-            whose features stay but whose identity changes (a renamed or relabelled file).
+        merge: Which shards, and what changes.
 
     Returns:
         The new shard, or None when no row is left.
     """
-    drop, replace = drop or {}, replace or {}
     with contextlib.ExitStack() as opened:
-        readers = [opened.enter_context(ShardReader(files, path)) for path in shard_paths]
+        readers = [opened.enter_context(ShardReader(files, path)) for path in merge.shard_paths]
 
         @functools.lru_cache(maxsize=2 * len(readers) + 2)
         def row_group(source: int, group: int) -> pa.Table:
             read = readers[source].group(group, files.row_format.schema.names)
-            return _with_identities(read, replace.get(shard_paths[source], {}))
+            return _with_identities(read, merge.replace.get(merge.shard_paths[source], {}))
 
         opened.callback(row_group.cache_clear)
-        order = _row_group_order(readers, shard_paths, drop, replace)
+        order = _row_group_order(readers, merge)
         blocks = (_part(row_group(*place), first, count) for place, first, count in order)
         return write_shard(files, blocks)
 
@@ -61,21 +69,18 @@ def _part(rows: pa.Table, first: int, count: int) -> pa.Table:
 
 
 def _row_group_order(
-    readers: Sequence[ShardReader],
-    shard_paths: Sequence[str],
-    drop: Mapping[str, Iterable[str]],
-    replace: Mapping[str, Mapping[str, Mapping[str, str | None]]],
+    readers: Sequence[ShardReader], merge: ShardMerge
 ) -> Iterator[tuple[tuple[int, int], int, int]]:
     """Yields ((source, row group), first row, row count) so that images come in order."""
     places: list[tuple[int, int]] = []
     images: list[pa.Array] = []
     keep: list[npt.NDArray[np.bool_]] = []
-    for source, (reader, path) in enumerate(zip(readers, shard_paths, strict=True)):
-        gone = pa.array(sorted(drop.get(path, ())), pa.string())
+    for source, (reader, path) in enumerate(zip(readers, merge.shard_paths, strict=True)):
+        gone = pa.array(sorted(merge.drop.get(path, ())), pa.string())
         for group in range(reader.groups):
             rows = reader.group(group, ["image"])
             keep.append(pc.invert(pc.is_in(rows["image"], value_set=gone)).to_numpy())
-            images.append(_with_identities(rows, replace.get(path, {}))["image"])
+            images.append(_with_identities(rows, merge.replace.get(path, {}))["image"])
             places.append((source, group))
     for place, first, count in ordered_runs(images, keep):
         yield places[place], first, count

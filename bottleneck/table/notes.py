@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 def write_note(table_uri: str, name: str, note: Mapping[str, Any]) -> None:
-    """Leaves a note, unless it is there already; that it cannot be written is only said.
+    """Writes a note unless an identical one exists; a failed write is only logged.
 
     Args:
         table_uri: The table.
@@ -28,20 +28,20 @@ def write_note(table_uri: str, name: str, note: Mapping[str, Any]) -> None:
     if read_note(table_uri, name) == note:
         return
     try:
-        write_bytes(_place(table_uri, name), json.dumps(note, ensure_ascii=False).encode())
+        write_bytes(_note_uri(table_uri, name), json.dumps(note, ensure_ascii=False).encode())
     except SourceError as e:
         _log.warning("the table is complete, but a note for the next run is not: %s", e)
 
 
 def read_note(table_uri: str, name: str) -> Any:
     """Returns a note's content; None when there is none that can be read."""
-    place = _place(table_uri, name)
+    uri = _note_uri(table_uri, name)
     try:
-        return json.loads(read_bytes(place)) if exists(place) else None
+        return json.loads(read_bytes(uri)) if exists(uri) else None
     except (SourceError, ValueError):
         return None
 
 
-def _place(table_uri: str, name: str) -> str:
+def _note_uri(table_uri: str, name: str) -> str:
     # Vacuums and readers of Delta tables leave names with an underscore alone.
     return join_uri(table_uri, f"_bottleneck/{name}.json")

@@ -27,14 +27,14 @@ class Shard:
 
     Attributes:
         path: Relative to the table, ASCII, unique for ever.
-        bytes: Size of the file.
+        size_bytes: Size of the file.
         rows: Number of rows.
         min_image: Smallest image identity.
         max_image: Largest image identity.
     """
 
     path: str
-    bytes: int
+    size_bytes: int
     rows: int
     min_image: str
     max_image: str

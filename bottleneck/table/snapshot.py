@@ -25,7 +25,7 @@ from bottleneck.errors import TableError
 from bottleneck.images.statuses import OK
 from bottleneck.spec import FeatureSpec
 from bottleneck.table.batches import Batch, recut
-from bottleneck.table.columns import pooled, to_numpy
+from bottleneck.table.columns import encoded_row_bytes, pooled, to_numpy
 from bottleneck.table.conditions import columns_of, matching, require_columns
 from bottleneck.table.files import TableFiles
 from bottleneck.table.memory import require_memory
@@ -70,9 +70,14 @@ class Snapshot:
         return sum(shard.rows for shard in self.shards)
 
     @property
-    def bytes(self) -> int:
+    def size_bytes(self) -> int:
         """Size of all shards in bytes."""
-        return sum(shard.bytes for shard in self.shards)
+        return sum(shard.size_bytes for shard in self.shards)
+
+    @property
+    def row_bytes(self) -> float:
+        """Average size of a row in the shards, in bytes; what is expected while there is none."""
+        return self.size_bytes / self.rows if self.rows else encoded_row_bytes(self.spec)
 
     @property
     def schema(self) -> pa.Schema:
