@@ -25,7 +25,7 @@ from results import CommonSettings, Result
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from s3_server import S3Server
+from support.s3_server import S3Server
 
 from bottleneck.sources.listing import list_images
 from bottleneck.storage.fetcher import Fetcher, FetchRequest

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import ray
-from labelled import ThreeLabels, three_splits, write_table
-from s3_server import S3Server
-from shared_files import SHARED
+from support.labelled import ThreeLabels, three_splits, write_table
+from support.paths import SHARED
+from support.s3_server import S3Server
 
 from bottleneck.cli import run_job
 from bottleneck.cluster import connection

@@ -13,9 +13,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from coloured import draw, numbered
 from deltalake import write_deltalake
-from s3_server import S3Server
+from support.images import draw, numbered
+from support.paths import ROOT
+from support.s3_server import S3Server
 
 from bottleneck.cli import run_job
 from bottleneck.errors import RunFailedError
@@ -23,7 +24,7 @@ from bottleneck.extraction.config import ExtractConfig
 from bottleneck.extraction.job import extract
 from bottleneck.incremental.summary import Summary
 
-JOB = Path(__file__).resolve().parents[1] / "jobs" / "extract.py"
+JOB = ROOT / "jobs" / "extract.py"
 FAKE = ["--backbone=channel-means", "--weights=none", "--actors=1"]
 
 

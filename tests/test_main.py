@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.paths import ROOT
 
 import bottleneck
 from bottleneck.__main__ import JOBS, main, run
 
-ROOT = Path(__file__).resolve().parents[1]
 ALLOWED = ", ".join(JOBS)
 
 

@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.paths import ROOT
 
 import bottleneck
-
-ROOT = Path(__file__).resolve().parents[1]
 
 PANDAS = """
 import pandas as pd

@@ -33,9 +33,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
 from processes import peak_bytes
 from results import CommonSettings, Result
-from s3_server import S3Server
 from scale import made_tables
 from scale.made_tables import SPECS, Mix
+from support.s3_server import S3Server
 
 import bottleneck.extraction.job  # noqa: F401  what a driver has imported counts as its memory
 from bottleneck.incremental.plan import make_plan

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from s3_server import S3Server
+from support.s3_server import S3Server
 
 import bottleneck
 from bottleneck.backbones.backbone import Backbone

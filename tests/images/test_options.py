@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from small_tables import spec
+from support.tables import spec
 
 from bottleneck.errors import ConfigError
 from bottleneck.images.options import DEFAULT_MAX_PIXELS, DecodeOptions

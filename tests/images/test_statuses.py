@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+
+from support.paths import ROOT
 
 from bottleneck.images import statuses
 
-_PAGE = Path(__file__).parents[2] / "docs" / "features-table.md"
+_PAGE = ROOT / "docs" / "features-table.md"
 
 
 def test_every_status_is_a_constant_of_its_name() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from labelled import labelled_colours, write_table
+from support.labelled import labelled_colours, write_table
 
 from bottleneck.incremental.work import WORK_SCHEMA
 from bottleneck.pipeline.blocks import COST_SCHEMA, block_features

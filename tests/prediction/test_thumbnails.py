@@ -10,9 +10,9 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from coloured import png
 from PIL import Image
-from s3_server import S3Server
+from support.images import png
+from support.s3_server import S3Server
 
 from bottleneck.prediction.config import PredictConfig
 from bottleneck.prediction.report import thumbnails

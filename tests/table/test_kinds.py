@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_tables import spec, write_table
+from support.tables import spec, write_table
 
 from bottleneck.errors import TableError
 from bottleneck.spec import PredictionSpec

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from s3_server import S3Server
-from small_tables import add_rows, spec, write_table
+from support.s3_server import S3Server
+from support.tables import add_rows, spec, write_table
 
 from bottleneck.errors import TableError
 from bottleneck.spec import PredictionSpec

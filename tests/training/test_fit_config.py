@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_tables import spec
+from support.tables import spec
 
 from bottleneck.errors import ConfigError
 from bottleneck.models.heads import HeadConfig

@@ -13,8 +13,8 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+from support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "bottleneck"
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
 

@@ -1,0 +1,125 @@
+"""Small tables of labelled colours: what a head can learn from without a real backbone."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from support.images import Colour, draw
+
+from bottleneck.spec import FeatureSpec
+from bottleneck.table.columns import SCHEMA, features_array
+from bottleneck.table.shards import write_shard
+from bottleneck.table.snapshot import Snapshot
+from bottleneck.table.table import FeaturesTable
+
+#: What `--backbone channel-means --weights none` with images of 8 by 8 pixels would write.
+SPEC = FeatureSpec(
+    backbone="channel-means",
+    alpha=None,
+    weights="none",
+    layer="channel_means",
+    shape=(3,),
+    pooling="none",
+    image_size=(8, 8),
+    resize="squash",
+    interpolation="bilinear",
+    decode="fast",
+    preprocessing="own",
+    precision="float32",
+)
+
+#: Middle of each label's colours; they overlap a little.
+MIDDLES: dict[str, Colour] = {"red": (190, 90, 90), "green": (90, 190, 90), "blue": (90, 90, 190)}
+
+
+def labelled_colours(
+    count: int, labels: tuple[str, ...] = ("red", "green"), split: str = "train", seed: int = 0
+) -> dict[str, Colour]:
+    """`count` images of each label, named split/label/number.png, with colours of their own."""
+    drawn = np.random.default_rng([seed, len(split)])
+    found: dict[str, Colour] = {}
+    for label in labels:
+        middle = np.array(MIDDLES[label])
+        for number in range(count):
+            value = np.clip(middle + drawn.normal(0, 40, 3), 0, 255).astype(int)
+            found[f"{split}/{label}/{number:04d}.png"] = tuple(int(v) for v in value)  # type: ignore[assignment]
+    return found
+
+
+def write_table(uri: str, images: Mapping[str, Colour], shards: int = 3) -> Snapshot:
+    """Writes a features table as jobs/extract.py would for split/label/file images.
+
+    Shards are of uneven sizes: the first holds a few rows only.
+    """
+    table = FeaturesTable.create(uri, SPEC)
+    names = sorted(images)
+    edges = [0, min(5, len(names)), *range(len(names) // shards, len(names), len(names) // shards)]
+    edges = sorted({*edges, len(names)})
+    files = table.snapshot().files
+    written = [
+        write_shard(files, [_rows(names[first:last], images)])
+        for first, last in itertools.pairwise(edges)
+    ]
+    return table.commit(
+        base=table.snapshot(), add=[shard for shard in written if shard is not None], run="test"
+    )
+
+
+def _rows(names: list[str], images: Mapping[str, Colour]) -> pa.Table:
+    count = len(names)
+    parts = [name.split("/") for name in names]
+    values = np.array([images[name] for name in names], np.float32)
+    columns = {
+        "image": names,
+        "label": [part[-2] for part in parts],
+        "split": [
+            part[0] if part[0] in ("train", "validation", "test") else None for part in parts
+        ],
+        "fingerprint": [f"etag:{name}" for name in names],
+        "sha256": [f"{number:064x}" for number in range(count)],
+        "width": [8] * count,
+        "height": [8] * count,
+        "status": ["ok"] * count,
+        "error": [None] * count,
+    }
+    arrays = [pa.array(column, SCHEMA.field(name).type) for name, column in columns.items()]
+    return pa.table([*arrays, features_array(values, np.ones(count, bool))], schema=SCHEMA)
+
+
+def three_splits(labels: tuple[str, ...] = ("red", "green"), count: int = 60) -> dict[str, Colour]:
+    """Images of all splits, a third as many for validation and for test."""
+    return {
+        **labelled_colours(count, labels),
+        **labelled_colours(count // 3, labels, "validation"),
+        **labelled_colours(count // 3, labels, "test"),
+    }
+
+
+def draw_images(folder: Path, images: Mapping[str, Colour]) -> Path:
+    """Draws the images of a table."""
+    draw(folder, images)
+    return folder
+
+
+@dataclass(frozen=True)
+class ThreeLabels:
+    """A model of three labels that the job trained in S3, and what the job said.
+
+    Attributes:
+        features: Its table.
+        model: Where it is.
+        code: The job's exit code.
+        out: What it printed on standard output.
+        err: And on standard error.
+    """
+
+    features: str
+    model: str
+    code: int
+    out: str
+    err: str
