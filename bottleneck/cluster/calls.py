@@ -1,4 +1,4 @@
-"""Ray tasks, a bounded number at a time, and the errors they end with."""
+"""Calls of Ray tasks, a bounded number at a time, and the errors that they end with."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from bottleneck.errors import BottleneckError, RunFailedError
 
 _log = logging.getLogger(__name__)
 
-#: How long a task may wait before it is said that there is no node for it.
+#: Seconds that tasks may wait before a warning that there is no node for them.
 _PATIENCE_S = 10.0
 
 
 def get_bounded(calls: Iterable[Any], most: int) -> list[Any]:
-    """Starts tasks, no more than some at a time, and waits for all.
+    """Runs tasks, a bounded number at a time.
 
     Args:
-        calls: Starts the next task when asked for its reference.
-        most: Tasks in flight.
+        calls: References of the tasks; iterating starts them.
+        most: Maximum number of tasks in flight.
 
     Returns:
-        Their results, in order.
+        The results, in order.
 
     Raises:
         BottleneckError: As :func:`get_all`.
@@ -42,10 +42,16 @@ def get_bounded(calls: Iterable[Any], most: int) -> list[Any]:
 
 
 def get_all(references: Iterable[Any]) -> list[Any]:
-    """Waits for tasks, and says so when no node is up that could run them.
+    """Waits for tasks, with a warning if no node is up that could run them.
+
+    Args:
+        references: References of the tasks.
+
+    Returns:
+        The results, in order.
 
     Raises:
-        BottleneckError: What a task raised on purpose, without Ray's traceback.
+        BottleneckError: An error of this package that a task raised, without Ray's traceback.
         RunFailedError: A task failed for another reason.
     """
     wanted = list(references)
@@ -60,7 +66,7 @@ def get_all(references: Iterable[Any]) -> list[Any]:
 
 
 def task_error(error: BaseException) -> BottleneckError:
-    """Returns the error of ours that a Ray error wraps, or says in one line what it is."""
+    """Returns the error of this package that a Ray error wraps, or one that describes it."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, ray.exceptions.RayTaskError) and isinstance(seen.cause, BaseException):
@@ -68,7 +74,7 @@ def task_error(error: BaseException) -> BottleneckError:
             continue
         if isinstance(seen, BottleneckError):
             return seen
-        # Ray Data's own, as the cause of others, says nothing.
+        # Ray Data chains errors of its own that have no message.
         error, seen = seen if str(seen).strip() else error, seen.__cause__
     return RunFailedError(
         f"a worker failed: {one_line(error, 'last', kind=True)}; what was committed before stays, "

@@ -1,4 +1,4 @@
-"""Saying that the head of the cluster is gone, which ends a run without a word of Ray's."""
+"""Reports that the head of the cluster is gone; Ray itself ends the process without a message."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ import ray
 
 from bottleneck.console import logs
 
-_LOOK_S = 2.0
+#: Seconds between attempts to reach the head.
+_INTERVAL_S = 2.0
+
+#: Failed attempts in a row after which the head is reported as gone.
 _MISSED = 2
 
 
 @contextlib.contextmanager
 def watching_head() -> Iterator[None]:
-    """Within the block, looks whether the head answers, and says so when it does not.
+    """Checks within the block whether the head answers, and reports when it does not.
 
-    Ray waits for it (``RAY_gcs_rpc_server_reconnect_timeout_s``, a minute by default); then it ends
-    the process at once, from where no Python code is asked.
+    Ray waits for the head (``RAY_gcs_rpc_server_reconnect_timeout_s``, a minute by default); then
+    native code ends the process at once, without giving Python a chance to react.
     """
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
     ended = threading.Event()
@@ -34,7 +37,7 @@ def watching_head() -> Iterator[None]:
 
 def _watch(host: str, port: int, ended: threading.Event) -> None:
     missed = 0
-    while not ended.wait(_LOOK_S):
+    while not ended.wait(_INTERVAL_S):
         if _answers(host, port):
             if missed >= _MISSED:
                 logs.say("the head of the cluster answers again", event="notice")
@@ -53,7 +56,7 @@ def _watch(host: str, port: int, ended: threading.Event) -> None:
 
 def _answers(host: str, port: int) -> bool:
     try:
-        with socket.create_connection((host.strip("[]"), port), timeout=_LOOK_S):
+        with socket.create_connection((host.strip("[]"), port), timeout=_INTERVAL_S):
             return True
     except OSError:
         return False

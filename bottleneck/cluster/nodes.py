@@ -1,4 +1,4 @@
-"""The nodes of a Ray cluster: those that are alive and those that may come."""
+"""The nodes of a Ray cluster: those that are alive and those that may be added."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from bottleneck.console.redaction import one_line
 
 _log = logging.getLogger(__name__)
 
-#: Where Kubernetes tells a pod its namespace.
+#: File in which Kubernetes tells a pod its namespace.
 _NAMESPACE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
 
@@ -36,8 +36,8 @@ def nodes() -> list[Mapping[str, float]]:
 def possible_nodes() -> list[Mapping[str, float]]:
     """Returns the resources of each node that is alive and of each that may be added.
 
-    A type of nodes counts as often as the cluster's autoscaler may start it. Without an autoscaler
-    those that are alive are all.
+    A node type counts as often as the cluster's autoscaler may start it. Without an autoscaler no
+    node may be added.
     """
     alive = _alive()
     count = Counter(_node_type(node) for node in alive)
@@ -52,7 +52,7 @@ def _node_type(node: Mapping[str, Any]) -> str:
 
 
 def _node_types(alive: Sequence[Mapping[str, Any]]) -> dict[str, tuple[dict[str, float], int]]:
-    """Returns, by type, what a node has and how many there may be; none without an autoscaler."""
+    """Returns (resources, maximum number) by node type; nothing without an autoscaler."""
     head = next((node for node in alive if HEAD_RESOURCE in node["Resources"]), None)
     if head is None or not _node_type(head):
         return {}
@@ -70,9 +70,9 @@ def _node_types(alive: Sequence[Mapping[str, Any]]) -> dict[str, tuple[dict[str,
 
 @ray.remote(num_cpus=0)
 def _read_node_types(head_type: str) -> dict[str, tuple[dict[str, float], int]]:
-    """Reads the autoscaler's configuration, on the head node: Ray has no call that tells it.
+    """Reads the autoscaler's configuration on the head node; Ray has no API for it.
 
-    The configuration of another cluster, that this machine was the head of before, is ignored.
+    A configuration of another cluster, whose head this machine was before, is ignored.
     """
     launcher = Path(LAUNCHER_CONFIG).expanduser()
     if launcher.exists():
@@ -93,15 +93,15 @@ def _read_node_types(head_type: str) -> dict[str, tuple[dict[str, float], int]]:
 
 
 def node_ids() -> frozenset[str]:
-    """Returns the identities of the nodes that are alive."""
+    """Returns the IDs of the nodes that are alive."""
     return frozenset(node["NodeID"] for node in _alive())
 
 
 def lost_nodes(before: frozenset[str]) -> int:
-    """Returns how many of these nodes are gone, not counting those let go because they were idle.
+    """Returns how many of these nodes are gone, except those removed because they were idle.
 
     Args:
-        before: What :func:`node_ids` returned.
+        before: IDs of nodes, from :func:`node_ids`.
     """
     not_lost = {
         node["NodeID"]

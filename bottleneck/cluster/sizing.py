@@ -1,4 +1,4 @@
-"""What each actor gets: CPUs, GPUs, memory and a batch, sized to the nodes that are or may come."""
+"""Sizes of actors: CPUs, GPUs, memory and batch, for the nodes that are up or may be added."""
 
 from __future__ import annotations
 
@@ -11,36 +11,41 @@ from bottleneck.config.values import actor_range
 from bottleneck.console.formatting import format_bytes
 from bottleneck.errors import ConfigError
 
-#: More threads than this do not make a backbone proportionally faster; several actors do.
+#: Maximum CPUs of an actor where the user names no number: more threads do not make a backbone
+#: proportionally faster, several actors do.
 _MAX_CPUS_PER_ACTOR = 8
 
-#: Images a backbone computes at once: 32 is where VGG16 on two cores was measured; a GPU takes as
-#: many as its memory surely holds, up to a number beyond which it gains little.
+#: Images that a backbone computes at once on CPUs; VGG16 on two cores was measured with it.
 _CPU_BATCH = 32
+
+#: Maximum number of images that a backbone computes at once on a GPU, which gains little beyond.
 _MAX_GPU_BATCH = 128
+
+#: Memory for the activations of a batch that every GPU surely has.
 _GPU_ACTIVATION_BYTES = 4e9
 
-#: The widest activation of the networks of keras.applications is VGG's first: 64 channels at full
-#: resolution. One is read while the next is written.
+#: Channels of the largest activation in keras.applications, VGG's first, at full resolution. One
+#: activation is read while the next is written.
 _WIDEST_CHANNELS = 64
 
-#: Memory of a process with Keras and TensorFlow before it has weights: 0.65 GB were measured, and
-#: a GPU's driver and its libraries take more.
+#: Memory of a process with Keras and TensorFlow before it has weights; 0.65 GB were measured.
 _RUNTIME_BYTES = int(0.9e9)
+
+#: Memory of such a process with a GPU, whose driver and libraries take more.
 _GPU_RUNTIME_BYTES = int(3e9)
 
 
 @dataclass(frozen=True)
 class ActorSizing:
-    """How many backbone actors there may be and what each may use.
+    """Number of actors, and the resources of each.
 
     Attributes:
-        low: Number that is always kept.
-        high: Most that the load may scale up to.
-        gpus: GPUs of each, may be a fraction.
-        cpus: CPUs of each, as Ray counts them.
-        threads: Threads that each computes with; 0 leaves it to the Keras backend.
-        memory_bytes: Memory of each; 0 does not ask for any.
+        low: Minimum number.
+        high: Maximum number, reached under load.
+        gpus: GPUs per actor, may be a fraction.
+        cpus: CPUs per actor, as Ray counts them.
+        threads: Threads per actor to compute with; 0 leaves their number to the Keras backend.
+        memory_bytes: Memory per actor; 0 requests none.
     """
 
     low: int
@@ -51,7 +56,7 @@ class ActorSizing:
     memory_bytes: int = 0
 
     def fits(self, node: Mapping[str, float]) -> bool:
-        """Whether a node with these resources holds at least one, were it idle."""
+        """Returns whether an idle node with these resources has room for an actor."""
         return (
             node.get("CPU", 0) >= self.cpus
             and node.get("GPU", 0) >= self.gpus
@@ -67,9 +72,10 @@ def size_actors(
     """Decides how many actors of what size fit the cluster.
 
     Args:
-        config: What the user asked for; the rest is derived.
-        node_resources: Resources of the cluster's nodes; never those of the submitting machine.
-        memory: What each will hold in memory; None while that is not known.
+        config: What the user asked for; the rest follows from the nodes.
+        node_resources: Resources of the cluster's nodes, those that may be added included; never
+            those of the machine that submits the job.
+        memory: What each actor has in memory; None while that is not known.
 
     Raises:
         ConfigError: An actor of the size asked for fits no node.
@@ -83,9 +89,9 @@ def size_actors(
     cpu_counts = [node["CPU"] for node in node_resources if node.get("CPU", 0) >= 1]
     cpus = config.cpus_per_actor
     if cpus is None:
-        # On CPUs one is left for fetching and decoding, which feed the backbone. With a GPU an
-        # actor asks for none: decoding may take them all first and would keep the GPU waiting.
-        cpus = 0.0 if gpus else _cpus_of_an_actor(min(cpu_counts, default=1))
+        # On CPU nodes one CPU is left for fetching and decoding, which feed the backbone. With a
+        # GPU an actor requests no CPU: decoding may take all of them first, and the GPU would wait.
+        cpus = 0.0 if gpus else _default_cpus(min(cpu_counts, default=1))
     memory_bytes = memory.bytes_with(gpus) if memory is not None else 0
     wanted = ActorSizing(1, 1, gpus, cpus, 0)
     fitting = [node for node in node_resources if wanted.fits(node)]
@@ -104,8 +110,8 @@ def size_actors(
     fitting = [node for node in fitting if _memory(node) >= memory_bytes]
     room = sum(_room(node, cpus, gpus, memory_bytes) for node in fitting)
     low, high = actor_range(config.actors) or (1, max(1, room))
-    # More actors than fit now would take the CPUs that feed them and wait for ever; up to `high`
-    # they come as nodes do.
+    # More actors than fit now would take the CPUs that feed them and wait forever; up to `high`
+    # they are started as nodes are added.
     low = min(low, max(1, room))
     # Decoding leaves most of its CPU idle while the backbone is the slower side, so the backbone
     # may use that one too (benchmarks/pipeline.py measures the gain).
@@ -125,8 +131,8 @@ def size_batch(wish: int | None, gpus: float, image_size: tuple[int, int]) -> in
     """Decides how many images a backbone computes at once.
 
     Args:
-        wish: What the user asked for, or None.
-        gpus: GPUs of an actor; actors that share one share its memory.
+        wish: The number that the user asked for, or None.
+        gpus: GPUs per actor; actors that share a GPU share its memory.
         image_size: (height, width) in pixels.
 
     Returns:
@@ -142,19 +148,19 @@ def size_batch(wish: int | None, gpus: float, image_size: tuple[int, int]) -> in
 
 
 def activation_bytes(batch_size: int, image_size: tuple[int, int]) -> int:
-    """Returns what the activations of a batch take in float32, at most."""
+    """Returns the maximum size of a batch's activations in float32."""
     height, width = image_size
     return 2 * batch_size * height * width * _WIDEST_CHANNELS * 4
 
 
 @dataclass(frozen=True)
 class ActorMemory:
-    """What an actor holds in memory.
+    """What an actor has in memory.
 
     Attributes:
-        batch_size: Images it computes at once.
-        image_size: Their (height, width) in pixels; (0, 0) when it holds no images.
-        weights_bytes: Size of its weights.
+        batch_size: Images computed at once.
+        image_size: (height, width) of the images in pixels; (0, 0) if there are none.
+        weights_bytes: Size of the weights.
     """
 
     batch_size: int
@@ -162,10 +168,13 @@ class ActorMemory:
     weights_bytes: int
 
     def bytes_with(self, gpus: float) -> int:
-        """Returns the memory that an actor asks of Ray for.
+        """Returns the memory that an actor requests from Ray.
 
-        Measured for five networks (docs/cluster.md): 0.6 to 1.0 of this. Weights count twice, since
-        they are read before they are in place; with a GPU the activations are there.
+        Five networks took 0.6 to 1.0 of this (docs/cluster.md). Weights count twice, since they are
+        read before they are in place; with a GPU the activations are in its own memory.
+
+        Args:
+            gpus: GPUs per actor.
         """
         if gpus:
             return _GPU_RUNTIME_BYTES + 2 * self.weights_bytes
@@ -173,12 +182,12 @@ class ActorMemory:
         return _RUNTIME_BYTES + 2 * self.weights_bytes + activations
 
 
-def _cpus_of_an_actor(node_cpus: float) -> float:
+def _default_cpus(node_cpus: float) -> float:
     return float(min(_MAX_CPUS_PER_ACTOR, max(1, node_cpus - 1)))
 
 
 def _room(node: Mapping[str, float], cpus: float, gpus: float, memory_bytes: int) -> int:
-    """Actors that fit a node beside decoding, for which one CPU stays free where there are more."""
+    """Returns how many actors fit a node; one CPU of several stays free for decoding."""
     bounds = [max(1, whole((node["CPU"] - 1) / cpus))] if cpus else []
     if gpus:
         bounds.append(whole(node["GPU"] / gpus))
@@ -188,7 +197,7 @@ def _room(node: Mapping[str, float], cpus: float, gpus: float, memory_bytes: int
 
 
 def _memory(node: Mapping[str, float]) -> float:
-    # Types of nodes that do not say are not bounded by what they do not say.
+    # A node type that states no memory is not limited by it.
     return node.get("memory", math.inf)
 
 

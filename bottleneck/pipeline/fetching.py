@@ -81,16 +81,16 @@ def fetcher_of(flags: ReadFlags) -> Fetcher:
 def fetch_in_order(
     work: pa.Table, fetcher: Fetcher, most_rows: int
 ) -> Iterator[tuple[Fetched, float]]:
-    """Reads images, many at a time, and gives them out one by one; the next are read meanwhile.
+    """Reads images, many at a time, and yields them one by one while the next are read.
 
     Args:
         work: Rows of :data:`bottleneck.incremental.work.WORK_SCHEMA`.
-        fetcher: How to read.
-        most_rows: Images that are read at a time; fewer if they are more than
+        fetcher: How images are read.
+        most_rows: Maximum number of images read at a time; fewer if they have more bytes than
             :data:`FETCH_BYTES`, so that memory does not depend on how large images are.
 
     Yields:
-        (answer, seconds that it took), in the order of the work.
+        (answer, seconds it took), in the order of the work.
     """
 
     def fetch(rows: pa.Table) -> tuple[list[Fetched], float]:
@@ -98,15 +98,15 @@ def fetch_in_order(
         answers = fetcher.fetch(requests_of(rows))
         return answers, (time.perf_counter() - began) / len(answers)
 
-    with ThreadPoolExecutor(1) as ahead:
+    with ThreadPoolExecutor(1) as reader:
         coming = None
         for start, count in fetch_ranges(work["bytes"], most_rows):
-            before, coming = coming, ahead.submit(fetch, work.slice(start, count))
-            yield from _give_out(before)
-        yield from _give_out(coming)
+            before, coming = coming, reader.submit(fetch, work.slice(start, count))
+            yield from _answers(before)
+        yield from _answers(coming)
 
 
-def _give_out(
+def _answers(
     coming: Future[tuple[list[Fetched], float]] | None,
 ) -> Iterator[tuple[Fetched, float]]:
     if coming is not None:
@@ -116,19 +116,22 @@ def _give_out(
 
 
 def fetch_ranges(sizes: pa.ChunkedArray, most_rows: int) -> list[tuple[int, int]]:
-    """Cuts rows into (first, number) of those whose files are read at a time.
+    """Cuts rows into ranges whose files are read at a time.
 
     Args:
-        sizes: Bytes of each file, null where that is not known.
-        most_rows: In one range.
+        sizes: Bytes of each file, null where unknown.
+        most_rows: Maximum number of rows of a range.
+
+    Returns:
+        (first row, number of rows) of each range.
     """
     ranges: list[tuple[int, int]] = []
-    first, held = 0, 0
+    first, total = 0, 0
     for row, size in enumerate(sizes.fill_null(_USUAL_FILE_BYTES).to_pylist()):
-        if row > first and (row - first == most_rows or held + size > FETCH_BYTES):
+        if row > first and (row - first == most_rows or total + size > FETCH_BYTES):
             ranges.append((first, row - first))
-            first, held = row, 0
-        held += size
+            first, total = row, 0
+        total += size
     if len(sizes):
         ranges.append((first, len(sizes) - first))
     return ranges
@@ -178,7 +181,7 @@ def _decode_answer(answer: Fetched, options: DecodeOptions) -> tuple[Decoded, st
 
 
 def requests_of(rows: pa.Table) -> list[FetchRequest]:
-    """Returns what to read for rows of a plan: whole objects, or tar members."""
+    """Returns the reads of planned rows: whole objects, or tar members."""
     return [
         FetchRequest(uri, offset, size if offset is not None else None, fingerprint)
         for uri, offset, size, fingerprint in zip(

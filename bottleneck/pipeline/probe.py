@@ -1,4 +1,4 @@
-"""What a backbone is, told by a worker that built it."""
+"""Properties of a backbone that are only known once it is built, on a worker."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from bottleneck.spec import FeatureSpec
 
 @dataclass(frozen=True)
 class Description:
-    """What a backbone is once it is built.
+    """Properties of a backbone that was built.
 
     Attributes:
-        spec: Of the features it will make.
+        spec: Specification of its features.
         weights_bytes: Size of its weights in float32.
     """
 

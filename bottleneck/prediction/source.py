@@ -1,4 +1,4 @@
-"""What the predict job classifies: images, or rows of a features table."""
+"""Rows of a features table as the source of the predict job."""
 
 from __future__ import annotations
 
@@ -54,7 +54,12 @@ def _require_fitting(model: LocatedModel, features: Snapshot) -> None:
 
 
 def rows_of(features: Snapshot) -> pa.Table:
-    """Lists a features table's rows as if they were images; failed rows keep their status."""
+    """Returns a features table's rows as if they were listed images; failed rows keep their status.
+
+    Returns:
+        Rows of :data:`~bottleneck.sources.rows.LISTING_SCHEMA`: `uri` is the path of a row's shard
+        in the table, `offset` the row's number in it.
+    """
     columns = ("image", "label", "split", "fingerprint", "sha256", "status")
     rows = features.read_by_shard(columns)
     paths = pl.Series([shard.path for shard in features.shards], dtype=pl.String)

@@ -1,4 +1,4 @@
-"""What a run of the predict job did."""
+"""The summary of a run of the predict job."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from bottleneck.incremental.summary import Summary
 
 @dataclass(kw_only=True)
 class PredictSummary(Summary):
-    """What a prediction run did; beside a run's figures what the table now says.
+    """What a run did, and what its predictions table says after it.
 
     Attributes:
         evaluation: Figures over all rows whose label the model knows; None without any.
         unknown_labels: Rows whose label the model does not know.
-        report_uri: Where the report is, or empty.
+        report_uri: URI of the report; empty if none was written.
     """
 
     evaluation: Evaluation | None = None
