@@ -1,4 +1,4 @@
-"""Flags and configuration files → configuration → a job → its summary and exit code."""
+"""Runs a job as a command: flags to configuration, outcome to summary and exit code."""
 
 from __future__ import annotations
 
@@ -93,9 +93,9 @@ def _asks_for_json(arguments: Sequence[str]) -> bool:
 
 
 class _RayMessages(io.TextIOBase):
-    """Where Ray prints, in colour, what it notices of its nodes while a job runs.
+    """Stream for the colored messages about nodes that Ray prints while a job runs.
 
-    The jobs say themselves what that means for the run; the rest is for debugging.
+    The jobs report what such an event means for the run; the messages are for debugging.
     """
 
     def writable(self) -> bool:

@@ -1,4 +1,4 @@
-"""The exception family: everything a user can get wrong ends in one of these.
+"""The exception family: everything that a user can get wrong ends in one of these.
 
 Each message says what was wrong, the value received, what is allowed and what to do next. The
 jobs print the message as one line and exit with the class's ``exit_code``; nothing else of this
@@ -23,7 +23,7 @@ class SourceError(BottleneckError):
 
 
 class BackboneError(BottleneckError):
-    """The backbone, its layer, its weights or its precision cannot be had."""
+    """The backbone, its layer, its weights or its precision is unknown or not available."""
 
 
 class TableError(BottleneckError):

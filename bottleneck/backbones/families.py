@@ -120,8 +120,9 @@ def canonical_name(name: str) -> str:
     known = {_plain(known): known for known in BACKBONES}
     if _plain(name) in known:
         return known[_plain(name)]
+    # The built-in for tests is no answer to a user who mistyped a network's name.
     raise BackboneError(
-        f"unknown backbone {name!r}; {nearest(_plain(name), known, 'known backbones')}"
+        f"unknown backbone {name!r}; {nearest(_plain(name), FAMILIES, 'known backbones')}"
     )
 
 

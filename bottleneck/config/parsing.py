@@ -44,7 +44,7 @@ def with_config_file(config_type: type[Any], argv: Sequence[str]) -> list[str]:
     """Puts the values of a ``--config`` file, as flags, before those that were given.
 
     Raises:
-        ConfigError: The file cannot be read, or holds what is no flag of this job.
+        ConfigError: The file cannot be read, or has a key that is not a flag of this job.
     """
     arguments, given = _split_off_config(config_type, argv)
     # Values of the file are read by the same parser as flags, so that both allow the same.
@@ -84,7 +84,7 @@ def _program() -> str:
 
 @contextlib.contextmanager
 def _unwrapped(arguments: Sequence[str]) -> Iterator[None]:
-    """Keeps the parser from wrapping its messages, which become one line; help is for the eye."""
+    """Keeps the parser from wrapping its messages, which become one line; help stays wrapped."""
     before = os.environ.get("COLUMNS")
     if not {"-h", "--help"} & set(arguments):
         os.environ["COLUMNS"] = "10000"
@@ -127,7 +127,7 @@ def _read_config(config_type: type[Any], path: str) -> dict[str, Any]:
         if name not in allowed:
             near = difflib.get_close_matches(name, allowed, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"allowed are {', '.join(allowed)}"
-            raise ConfigError(f"{path} has a key {key!r} that is no flag of this job; {hint}")
+            raise ConfigError(f"{path} has a key {key!r} that is not a flag of this job; {hint}")
         result[name] = value
     return result
 
@@ -146,14 +146,14 @@ _Yaml.yaml_implicit_resolvers = {
 
 
 def _require_kind(config_type: type[Any], name: str, value: Any) -> None:
-    """Refuses values that no flag could have: they would be read as something else."""
+    """Refuses values that no flag can have: they would be read as something else."""
     default = {field.name: field.default for field in fields(config_type)}[name]
     kind = get_type_hints(config_type)[name]
     flag = flag_of(name)
     if kind is bool and not isinstance(value, bool):
         raise ConfigError(f"{flag} is {value!r} in the file; give true or false")
     if isinstance(value, bool) and kind not in (bool, bool | None):
-        raise ConfigError(f"{flag} is {value!r} in the file and no switch; give it a value")
+        raise ConfigError(f"{flag} is {value!r} in the file but is not a switch; give it a value")
     if value is None and (default is MISSING or isinstance(default, str)):
         raise ConfigError(f"{flag} has no value in the file; give one or leave the line out")
     if isinstance(value, dict):

@@ -50,7 +50,7 @@ def _range(name: str, text: str) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class CommitInterval:
-    """When to commit: after `seconds` or `shards`, whichever is set."""
+    """Interval between commits: `seconds` or `shards`, whichever is set."""
 
     seconds: float = math.inf
     shards: float = math.inf
@@ -77,7 +77,7 @@ def commit_interval(text: str) -> CommitInterval:
 
 
 def failure_limit(text: str, tried: int = 0) -> int:
-    """Reads ``--max-failed``: how many of `tried` images may fail.
+    """Reads ``--max-failed``: the number of `tried` images that may fail.
 
     Raises:
         ConfigError: It is neither a count nor a share between 0 and 100 %.
@@ -101,12 +101,12 @@ def parse_time(text: str) -> datetime:
     """Reads a time of ISO 8601; UTC where it names no zone.
 
     Raises:
-        ConfigError: It is none.
+        ConfigError: It is not such a time.
     """
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as e:
         raise ConfigError(
-            f"--as-of {text!r} is no time; give one such as 2026-01-31 or 2026-01-31T06:00+00:00"
+            f"--as-of {text!r} is not a time; give one such as 2026-01-31 or 2026-01-31T06:00+00:00"
         ) from e
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

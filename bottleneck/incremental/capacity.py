@@ -1,4 +1,4 @@
-"""What the cluster has room for while a run goes on: nodes come and go."""
+"""Bounds of a run that follow the cluster: nodes come and go while it computes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from bottleneck.cluster import nodes
 from bottleneck.cluster.sizing import ActorSizing
 from bottleneck.pipeline.stages import Stages
 
-#: Blocks that wait to be written may fill this share of the cluster's object store.
+#: Maximum share of the cluster's object store that blocks waiting to be written may fill.
 _HELD_SHARE = 0.25
 
-#: Object store that a cluster without any node that computes is taken to have.
+#: Object store assumed while the cluster has no node that computes.
 _SMALLEST_STORE_BYTES = 2**30
 
-#: How often the nodes are looked up.
+#: Seconds between two looks at the nodes.
 _LOOK_S = 5.0
 
-#: A pipeline that lost a node and stands still this long is started again.
+#: Seconds without a block after which a pipeline that lost a node is started again.
 _STALL_S = 30.0
 
 
@@ -45,7 +45,7 @@ class Capacity:
 
     @property
     def held_rows(self) -> int:
-        """Rows of finished blocks that may wait for a shard."""
+        """Maximum number of rows in finished blocks that wait for a shard."""
         self._look()
         store = sum(node.get("object_store_memory", 0) for node in self._nodes)
         share = int(_HELD_SHARE * (store or _SMALLEST_STORE_BYTES))
@@ -53,21 +53,21 @@ class Capacity:
 
     @property
     def writes(self) -> int:
-        """Shards that may be written at a time: one on each node, and one on its way."""
+        """Maximum number of shards written at a time: one per node, and one on its way."""
         self._look()
         return 1 + len(self._nodes)
 
     def has_room_for(self, actor: ActorSizing) -> bool:
-        """Whether a node that an actor fits is there, though it may be busy."""
+        """Returns whether some node is large enough for an actor, even if it is busy now."""
         self._look()
         return any(actor.fits(node) for node in self._nodes)
 
 
 class StallWatch:
-    """Notices a pipeline that cannot go on since a node is gone.
+    """Detects a pipeline that cannot continue because a node is gone.
 
     Ray restarts the node's actors on CPUs that were left for decoding, and lost blocks then have
-    nowhere to be decoded again: each waits for the other. Waiting for new nodes is no stall.
+    nowhere to be decoded again: each waits for the other. Waiting for new nodes is not a stall.
     """
 
     def __init__(self) -> None:
@@ -77,14 +77,14 @@ class StallWatch:
         self._longest_gap = 0.0
 
     def saw_block(self) -> None:
-        """Takes note that the pipeline goes on."""
+        """Records that the pipeline made progress."""
         now = time.monotonic()
         if self._last is not None:
             self._longest_gap = max(self._longest_gap, now - self._last)
         self._last = now
 
     def nodes_lost(self) -> int:
-        """Number of nodes lost, once the pipeline has stood still for suspiciously long."""
+        """Returns the number of lost nodes once the pipeline has stalled; 0 while it has not."""
         now = time.monotonic()
         # The time until the first block, in which backbones load, says nothing about later ones.
         since = self._began if self._last is None else self._last

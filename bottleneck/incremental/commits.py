@@ -23,8 +23,8 @@ from bottleneck.table.shards import Shard
 from bottleneck.table.snapshot import Snapshot
 from bottleneck.table.table import ImageTable
 
-#: Old shards rewritten in one commit when nothing else bounds it.
-_REWRITES_A_COMMIT = 64
+#: Maximum number of old shards rewritten per commit when nothing else bounds it.
+_REWRITES_PER_COMMIT = 64
 
 
 class Committer:
@@ -33,10 +33,10 @@ class Committer:
     Args:
         table: The table.
         snapshot: The version that the plan was made from.
-        plan: What the run is to do.
-        summary: Where commits, bytes and rows are counted.
-        lease: The run's, which every commit renews.
-        metrics: Where commits and bytes are counted for those who watch.
+        plan: The plan of the run.
+        summary: Summary that counts commits, bytes and rows.
+        lease: Lease of the run, which every commit renews.
+        metrics: Counters of commits and bytes for monitoring.
     """
 
     def __init__(
@@ -78,18 +78,18 @@ class Committer:
 
     @property
     def seconds_since_commit(self) -> float:
-        """Age of the newest commit, or of the run before its first."""
+        """Seconds since the newest commit, or since the run began if it has none."""
         return time.monotonic() - self._last_commit
 
     def add(self, written: Written) -> None:
-        """Takes a shard that a worker wrote; it stays invisible until :meth:`commit`."""
+        """Adds a shard that a worker wrote; it stays invisible until :meth:`commit`."""
         self._pending.append(written)
 
     def commit(self, *, last: bool = False) -> None:
-        """Commits what was added, together with the removal of the rows it replaces.
+        """Commits the added shards, together with the removal of the rows they replace.
 
         Args:
-            last: Nothing is left after it, so that the lease ends with it.
+            last: Whether this is the run's last commit, with which its lease ends.
 
         Raises:
             ConflictError: Another run committed first.
@@ -126,12 +126,12 @@ class Committer:
         """Commits the rest and drops or renames the rows that no new shard replaced."""
         self.commit(last=True)
         waiting = sorted(self._waiting())
-        for start in range(0, len(waiting), _REWRITES_A_COMMIT):
-            end = start + _REWRITES_A_COMMIT
+        for start in range(0, len(waiting), _REWRITES_PER_COMMIT):
+            end = start + _REWRITES_PER_COMMIT
             self._apply([], {path: [] for path in waiting[start:end]}, last=end >= len(waiting))
 
     def _waiting(self) -> set[str]:
-        """Shards with rows to drop or rename that no commit has rewritten yet."""
+        """Returns the shards with rows to drop or rename that no commit has rewritten yet."""
         return {*self._drops, *self._replacements}
 
     def _apply(

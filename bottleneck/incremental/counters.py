@@ -1,7 +1,7 @@
-"""What a run exports to Prometheus while it is on: counters, served by Ray on each node.
+"""Counters that a run exports to Prometheus while it computes, served by Ray on each node.
 
-Only the driver counts, from what workers report of finished work. So the figures are those of the
-run's summary, and nothing is counted twice when a lost worker's images are computed again. Ray
+Only the driver counts, from what workers report about finished work. So the figures equal those of
+the run's summary, and nothing is counted twice when a lost worker's images are computed again. Ray
 passes them to the agent of the driver's node every ten seconds and once more when the driver ends,
 and the agent keeps serving them for as long as its node is up. Without an agent they go nowhere.
 """
@@ -20,9 +20,9 @@ class Metric:
     """One counter.
 
     Attributes:
-        name: As Ray is told it.
-        description: What it counts, with the unit.
-        labels: What its series are told apart by.
+        name: Name of the counter in Ray.
+        description: Quantity that is counted, with the unit.
+        labels: Names of the labels that distinguish its series.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Metric:
 
     @property
     def exported_name(self) -> str:
-        """The name that Prometheus sees: Ray adds its prefix, Prometheus's client the suffix."""
+        """Name in Prometheus: Ray adds the prefix, Prometheus's client library the suffix."""
         return f"ray_{self.name}_total"
 
 
@@ -40,7 +40,7 @@ BYTES_READ = Metric("bottleneck_bytes_read", "Bytes of image files read.")
 BYTES_WRITTEN = Metric("bottleneck_bytes_written", "Bytes of committed shards.")
 COMMITS = Metric("bottleneck_commits", "Commits made.")
 
-#: By stage, seconds added up over workers.
+#: Seconds by stage, added up over workers.
 STAGE_SECONDS = {
     stage: Metric(f"bottleneck_{stage}_seconds", f"Seconds workers spent on {stage}.")
     for stage in ("fetch", "decode", "inference")
@@ -50,7 +50,7 @@ METRICS = (IMAGES, BYTES_READ, BYTES_WRITTEN, COMMITS, *STAGE_SECONDS.values())
 
 
 class RunMetrics:
-    """Counts for one run; needs a Ray that is connected.
+    """Counters of one run; Ray must be connected.
 
     Args:
         run: Identity of the run, the label `run` of every series.
@@ -63,7 +63,7 @@ class RunMetrics:
         }
 
     def count_written(self, written: Written) -> None:
-        """Counts a group of images that a worker has written; those it failed on too."""
+        """Counts the images of a shard that a worker has written, failed ones included."""
         for status, images in written.statuses.items():
             self._add(IMAGES, images, status=status)
         self._add(BYTES_READ, written.read_bytes)
@@ -71,7 +71,7 @@ class RunMetrics:
             self._add(metric, written.stage_s.get(stage, 0.0))
 
     def count_commit(self, shard_bytes: int) -> None:
-        """Counts a commit that added shards of so many bytes."""
+        """Counts a commit that added ``shard_bytes`` bytes of shards."""
         self._add(COMMITS, 1)
         self._add(BYTES_WRITTEN, shard_bytes)
 

@@ -1,4 +1,4 @@
-"""What planned work will take, from what earlier commits of the table recorded."""
+"""Expected time and cost of planned work, from the throughput that earlier commits recorded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bottleneck.spec import FeatureSpec
 from bottleneck.table.columns import encoded_row_bytes
 from bottleneck.table.log import CommitRecord
 
-#: Newest commits whose throughput is looked at; the median ignores the odd slow night.
+#: Number of newest commits whose throughput is used; the median ignores the odd slow night.
 _COMMITS = 20
 
 
@@ -20,13 +20,14 @@ class Estimate:
     """Expected cost of a plan.
 
     Attributes:
-        images: Images that the backbone would compute.
+        images: Number of images that the backbone would compute.
         bytes_to_read: Bytes of these images, as far as the listing knows.
         growth_bytes: Bytes that the table would grow by.
-        images_per_node_s: Images a second and node that earlier commits recorded; None if none.
+        images_per_node_s: Images per second and node that earlier commits recorded; None without
+            any.
         node_hours: Expected hours of one node; None without a recorded throughput.
         seconds: Expected time on the nodes that the recorded runs had; None likewise.
-        cost: `node_hours` at the price given; None without either.
+        cost: Cost of `node_hours` at the given price; None without either.
     """
 
     images: int
@@ -38,7 +39,7 @@ class Estimate:
     cost: float | None
 
     def to_rows(self) -> dict[str, str]:
-        """Returns lines for the summary."""
+        """Returns the rows of the summary, text by name."""
         unknown = "unknown: no commit of this table has recorded a throughput yet"
         rows = {
             "to compute": f"{self.images:,} images",
@@ -49,7 +50,8 @@ class Estimate:
         if self.seconds is not None and self.node_hours is not None:
             rows["expected time"] = (
                 f"about {format_duration(self.seconds)} "
-                f"({self.images_per_node_s:,.1f} images/s a node, {self.node_hours:.2f} node-hours)"
+                f"({self.images_per_node_s:,.1f} images/s per node, "
+                f"{self.node_hours:.2f} node-hours)"
             )
         if self.cost is not None:
             rows["expected cost"] = f"about {self.cost:,.2f}"
@@ -62,13 +64,13 @@ def estimate_run(
     commits: Sequence[CommitRecord],
     node_hour_price: float | None,
 ) -> Estimate:
-    """Estimates what a plan will take.
+    """Estimates the time and cost of a plan.
 
     Args:
         plan: The plan.
-        spec: What features will be computed.
+        spec: Specification of the features that will be computed.
         commits: Earlier commits, newest first.
-        node_hour_price: Price of one node for one hour, in any currency.
+        node_hour_price: Price per node and hour, in any currency; None if unknown.
     """
     images = plan.work.num_rows
     adding = images - plan.changed - plan.retried

@@ -41,9 +41,10 @@ from bottleneck.table.table import ImageTable
 
 _log = logging.getLogger(__name__)
 
-#: How often in a row the pipeline may end without a row committed before the run gives up.
+#: Number of consecutive passes without a committed row after which the run gives up.
 _PASSES = 3
 
+#: Seconds that the loop waits for a block or a written shard.
 _POLL_S = 0.2
 
 
@@ -139,7 +140,7 @@ class RunLoop:
             self._progress.close()
 
     def _pass(self, work: pa.Table) -> None:
-        """Pulls blocks until the pipeline ends, is interrupted or fails for a passing reason."""
+        """Pulls blocks until the pipeline ends, is interrupted or fails for a transient reason."""
         actors = size_actors(self._config, nodes.possible_nodes(), self._stages.actor_memory)
         pump = Pump(partial(run_stages, work, self._stages, actors))
         watch = StallWatch()
@@ -165,7 +166,7 @@ class RunLoop:
                 name = signal.Signals(self._interruption.signal).name
                 self._progress.say(f"stopping after {name}: committing what is finished")
             elif pump.error is not None:
-                self._raise_unless_passing(pump.error)
+                self._raise_unless_transient(pump.error)
         finally:
             pump.stop()
 
@@ -185,7 +186,7 @@ class RunLoop:
             self._write_group()
 
     def _shard_rows(self) -> int:
-        """Rows of a full shard: what makes the size asked for, within what memory holds."""
+        """Returns the rows of a full shard: the target size, bounded by the object store."""
         wanted = math.ceil(self._config.shard_mb * 1e6 / self._row_bytes)
         return max(1, min(self._capacity.held_rows, wanted))
 
@@ -197,7 +198,7 @@ class RunLoop:
             )
 
     def _collect(self, timeout_s: float) -> None:
-        """Takes over what workers have written by now."""
+        """Collects the shards that workers have written by now."""
         if not self._writing:
             return
         done, self._writing = ray.wait(
@@ -207,7 +208,7 @@ class RunLoop:
             try:
                 written: writing.Written = ray.get(reference)
             except ray.exceptions.RayError as e:
-                self._raise_unless_passing(e)
+                self._raise_unless_transient(e)
                 continue
             self._count(written)
             self._committer.add(written)
@@ -229,8 +230,8 @@ class RunLoop:
         if self._closing is None and committer.seconds_since_commit >= self._interval.seconds:
             self._write_group()
             self._closing = set(self._writing)
-        # Those that were begun since then are for the commit after it: in a pipeline that is faster
-        # than its storage there is no moment without one.
+        # Writes begun since then belong to the next commit: in a pipeline that is faster than its
+        # storage there is no moment without one.
         if self._closing is not None and self._closing.isdisjoint(self._writing):
             due = True
         if due:
@@ -247,7 +248,7 @@ class RunLoop:
         self._summary.nodes = max(self._summary.nodes, self._capacity.most_nodes)
 
     def _drain(self) -> None:
-        """Has everything that is finished written, and waits for it."""
+        """Has all finished blocks written, and waits until they are."""
         self._write_group()
         while self._writing:
             self._collect(timeout_s=_POLL_S)
@@ -261,9 +262,9 @@ class RunLoop:
         except BottleneckError as e:
             _log.warning("could not commit the last finished shards: %s", e)
 
-    def _raise_unless_passing(self, error: BaseException) -> None:
-        """Lost workers and objects are computed again; other errors end the run."""
-        passing = (
+    def _raise_unless_transient(self, error: BaseException) -> None:
+        """Logs lost workers and objects, whose work is repeated; raises any other error."""
+        transient = (
             ray.exceptions.ObjectLostError,
             ray.exceptions.WorkerCrashedError,
             ray.exceptions.RayActorError,
@@ -276,7 +277,7 @@ class RunLoop:
             if getattr(seen, "actor_init_failed", False) and LOST_ARGUMENTS not in str(seen):
                 # The next one would fail for the same reason, which its last line says.
                 raise calls.task_error(seen) from error
-            if isinstance(seen, passing):
+            if isinstance(seen, transient):
                 # What was lost stands at the beginning, why at the end.
                 what, why = one_line(seen, "first"), one_line(seen, "last")
                 _log.warning("lost work: %s%s", what, f" {why}" if why != what else "")

@@ -1,4 +1,4 @@
-"""Steps apart from the nightly run: deleting what no version needs, merging small shards."""
+"""Maintenance apart from the nightly run: deleting files no version needs, merging small shards."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from bottleneck.table.merging import ShardMerge
 from bottleneck.table.shards import Shard
 from bottleneck.table.table import FeaturesTable, ImageTable
 
-#: Shards smaller than this share of the aimed size are merged.
+#: Share of the target size below which a shard is merged.
 _SMALL_SHARE = 0.5
 
-#: Merges committed together; a conflict with a nightly run costs at most these.
-_MERGES_A_COMMIT = 16
+#: Number of merges per commit; a conflict with a nightly run costs at most these.
+_MERGES_PER_COMMIT = 16
 
 
 def maintain(config: MaintenanceFlags) -> Summary:
@@ -44,7 +44,7 @@ def _maintain(config: MaintenanceFlags, interruption: Interruption) -> Summary:
         summary.deleted_files = table.vacuum(config.vacuum)
         summary.outcome = "vacuumed"
     else:
-        groups = small_neighbours(table.snapshot().shards, config.shard_mb * 1e6)
+        groups = small_neighbors(table.snapshot().shards, config.shard_mb * 1e6)
         if groups:
             connection.connect(config.address, interruption)
             with Lease(table.log, summary.run, take_over=config.take_over) as lease:
@@ -66,17 +66,17 @@ def compact(
 
     Args:
         table: The table.
-        groups: What :func:`small_neighbours` found in its newest version.
-        summary: Where commits and bytes are counted.
-        lease: The run's, which every commit renews.
+        groups: Groups that :func:`small_neighbors` found in its newest version.
+        summary: Summary that counts commits and bytes.
+        lease: Lease of the run, which every commit renews.
 
     Raises:
         ConflictError: Another run committed first; earlier merges stay.
     """
     snapshot = table.snapshot()
     metrics = RunMetrics(summary.run)
-    for start in range(0, len(groups), _MERGES_A_COMMIT):
-        some = groups[start : start + _MERGES_A_COMMIT]
+    for start in range(0, len(groups), _MERGES_PER_COMMIT):
+        some = groups[start : start + _MERGES_PER_COMMIT]
         merged = writing.merge_all(
             table.uri,
             snapshot.row_format,
@@ -84,7 +84,7 @@ def compact(
         )
         added = [shard for shard in merged if shard is not None]
         written = sum(shard.size_bytes for shard in added)
-        mark = lease.next_mark(last=start + _MERGES_A_COMMIT >= len(groups))
+        mark = lease.next_mark(last=start + _MERGES_PER_COMMIT >= len(groups))
         snapshot = table.commit(
             base=snapshot,
             add=added,
@@ -99,7 +99,7 @@ def compact(
         summary.bytes_written += written
 
 
-def small_neighbours(shards: Sequence[Shard], target_bytes: float) -> list[list[Shard]]:
+def small_neighbors(shards: Sequence[Shard], target_bytes: float) -> list[list[Shard]]:
     """Groups small shards, in image order, so that each group makes about one full shard.
 
     Groups of one are left out: copying them would change nothing.

@@ -1,4 +1,4 @@
-"""Pulling finished blocks out of a running pipeline, from a thread."""
+"""A thread that pulls finished blocks out of a running pipeline."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-#: How often a waiting thread looks whether it should end.
+#: Seconds between two checks of a waiting thread whether it should end.
 _POLL_S = 0.2
 
-#: How long a pipeline may take to end its actors.
+#: Seconds that a pipeline may take to end its actors.
 _STOP_TIMEOUT_S = 30.0
 
 
 class Pump:
-    """Iterates in a thread, so that the loop can commit and react to signals meanwhile.
+    """Iterator in a thread, so that the loop can commit and react to signals meanwhile.
 
     Args:
         start: Starts the pipeline, given an event that ends it when set, and yields its blocks; see
             :func:`bottleneck.pipeline.stages.run_stages`.
 
     Attributes:
-        error: What ended the pipeline before its time, or None.
+        error: Exception that ended the pipeline early, or None.
     """
 
     def __init__(self, start: Callable[[threading.Event], Iterator[Any]]) -> None:
@@ -44,7 +44,7 @@ class Pump:
                         continue
                 if self._stopped.is_set():
                     break
-        except BaseException as e:  # handed to the loop, which decides
+        except BaseException as e:  # passed on to the loop, which decides
             self.error = e
         finally:
             # Closing the iterator ends the pipeline's tasks and actors.
@@ -52,7 +52,7 @@ class Pump:
             self._finished.set()
 
     def next(self, timeout_s: float) -> Any:
-        """Returns the next block, or None when there is none yet."""
+        """Returns the next block, or None if none is ready within `timeout_s` seconds."""
         try:
             return self._queue.get(timeout=timeout_s)
         except queue.Empty:

@@ -1,4 +1,4 @@
-"""The summary of a run: for people a table, for programs JSON, for the next run's plan a memory."""
+"""Summary of a run: a table for people, JSON for programs, statistics for the next estimate."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bottleneck.incremental.estimate import Estimate
 
 @dataclass(kw_only=True)
 class Summary(Outcome):
-    """What a run did.
+    """Summary of a run.
 
     Attributes:
         run: Identity of the run, as in the table's history.
@@ -194,7 +194,7 @@ def _breakdown(counts: Mapping[str, int], prefix: str = "") -> str:
 
 
 def history_entry(summary: Summary, **more: Any) -> dict[str, Any]:
-    """Returns what a commit keeps of the run so far, for `--dry-run` and the status job."""
+    """Returns the statistics that a commit keeps, for `--dry-run` and the status job."""
     return {
         "images_per_s": round(summary.images_per_s, 2),
         "nodes": summary.nodes,

@@ -391,11 +391,11 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     [
         (
             f"{BOTH}batchsize: 3",
-            "{file} has a key 'batchsize' that is no flag of this job; did you mean 'batch_size'?",
+            "{file} has a key 'batchsize' that is not a flag of this job; did you mean 'batch_size'?",
         ),
         (
             f"{BOTH}Keep-Deletd: 3",
-            "{file} has a key 'Keep-Deletd' that is no flag of this job; "
+            "{file} has a key 'Keep-Deletd' that is not a flag of this job; "
             "did you mean 'keep_deleted'?",
         ),
         ("- images", "{file} holds no flags; it must consist of lines such as 'images: DIR'"),
@@ -411,7 +411,7 @@ def test_what_a_file_may_not_hold(tmp_path: Path, text: str, message: str) -> No
 
 def test_a_key_like_no_other_gets_the_list(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"'qqqq' that is no flag.*; allowed are features, images"
+        ConfigError, match=r"'qqqq' that is not a flag.*; allowed are features, images"
     ):
         parsed(tmp_path, f"{BOTH}qqqq: 1")
 

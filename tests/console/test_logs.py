@@ -224,7 +224,7 @@ def test_a_job_that_fails(
         (["--log-json", "--batch-size=0"], "", "--batch-size 0 is not allowed"),
         (["--batch-size=0"], "log_json: true", "--batch-size 0 is not allowed"),
         (["--log-json", "--imagse=x"], "", "--imagse"),
-        (["--log-json"], "imagse: x", "has a key 'imagse' that is no flag"),
+        (["--log-json"], "imagse: x", "has a key 'imagse' that is not a flag"),
     ],
 )
 def test_wrong_flags_are_an_event_too(

@@ -570,6 +570,6 @@ def test_estimates_come_from_what_commits_recorded(tmp_path: Path) -> None:
         "to compute": "8 images",
         "to read": "710 B",
         "table growth": f"about {found.growth_bytes / 1000:.1f} kB",
-        "expected time": "about 0:01 (4.0 images/s a node, 0.00 node-hours)",
+        "expected time": "about 0:01 (4.0 images/s per node, 0.00 node-hours)",
         "expected cost": "about 0.05",
     }

@@ -114,7 +114,7 @@ def test_text_for_a_plan() -> None:
         "  to compute     10 images",
         "  to read        2.0 kB",
         "  table growth   about 3.0 MB",
-        "  expected time  about 30:00 (4.0 images/s a node, 0.50 node-hours)",
+        "  expected time  about 30:00 (4.0 images/s per node, 0.50 node-hours)",
         "  expected cost  about 3.46",
     ]
     for name in ("failed ", "throughput", "written"):

@@ -45,7 +45,7 @@ def refusal(make: Any, **options: Any) -> str:
 OF_WEIGHTS = (
     "is not allowed; give none, balanced or weights of 0 or more by label, such as cats=2,dogs=1"
 )
-NO_TIME = "is no time; give one such as 2026-01-31 or 2026-01-31T06:00+00:00"
+NO_TIME = "is not a time; give one such as 2026-01-31 or 2026-01-31T06:00+00:00"
 TWO_VERSIONS = "--version and --as-of name two versions; give one of them"
 
 
