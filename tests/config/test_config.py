@@ -391,7 +391,8 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     [
         (
             f"{BOTH}batchsize: 3",
-            "{file} has a key 'batchsize' that is not a flag of this job; did you mean 'batch_size'?",
+            "{file} has a key 'batchsize' that is not a flag of this job; "
+            "did you mean 'batch_size'?",
         ),
         (
             f"{BOTH}Keep-Deletd: 3",
