@@ -119,13 +119,16 @@ warnings.filterwarnings(
 )
 
 
-def __getattr__(name: str) -> Any:
-    """Loads a public name when it is first used; other names do not exist, as pandas expects."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
-    value = globals()[name] = module if name == "errors" else getattr(module, name)
-    return value
+# Type checkers see the imports above; with this function they would accept any name.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Loads a public name on first use; other names do not exist, as pandas expects."""
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
+        value = globals()[name] = module if name == "errors" else getattr(module, name)
+        return value
 
 
 def __dir__() -> list[str]:
