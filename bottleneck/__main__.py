@@ -40,7 +40,7 @@ class Job:
 
     Attributes:
         config: Dataclass whose fields are the job's flags.
-        function: Takes the configuration and returns an :class:`~bottleneck.cli.Outcome`.
+        function: Takes the configuration; returns a :class:`~bottleneck.console.outcome.Outcome`.
         purpose: What the job does, for the list of jobs.
     """
 

@@ -11,8 +11,8 @@ from typing import Any
 
 # Ray Data has no public way to stop a dataset that makes no progress. Classes in
 # `DataContext.custom_execution_callback_classes` derive from this one; Ray Data calls their
-# `on_execution_step` at each step of its scheduling loop, in the thread of the driver that
-# iterates, and ends the dataset's tasks and actors when the call raises.
+# `on_execution_step` at each step of its scheduling loop, which runs in a thread of the driver,
+# and ends the dataset's tasks and actors when the call raises.
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 __all__ = ["ExecutionCallback"]
