@@ -26,21 +26,21 @@ class FeatureSpec:
     """Everything that decides which numbers an image's features are.
 
     Attributes:
-        backbone: name in ``backbones.families.FAMILIES``, for example ``vgg16``.
-        alpha: width multiplier of the MobileNets; None for every other family.
-        weights: digest of the weights, ``sha256:<64 hex digits>`` of the file, or
+        backbone: Name in ``backbones.families.FAMILIES``, for example ``vgg16``.
+        alpha: Width multiplier of the MobileNets; None for every other family.
+        weights: Digest of the weights, ``sha256:<64 hex digits>`` of the file, or
             ``random:<seed> sha256:<64 hex digits>`` of the arrays; ``none`` for a backbone
             without weights.
-        layer: the layer whose output the features are.
-        shape: of one image's features, channels last: (7, 7, 512), or (512,) when pooled.
-        pooling: ``none``, ``avg`` or ``max``.
+        layer: Layer whose output the features are.
+        shape: Shape of one image's features, channels last: (7, 7, 512), or (512,) when pooled.
+        pooling: One of ``none``, ``avg`` or ``max``.
         image_size: (height, width) of the backbone's input in pixels.
-        resize: how a picture gets that size: ``squash``, ``crop`` or ``pad``.
-        interpolation: the resampling filter of that step.
-        decode: ``fast`` or ``exact``.
-        preprocessing: ``own`` (the family's) or ``rescale`` (1/255).
-        precision: of the computation: ``float32``, ``bfloat16`` or ``float16``. Features are
-            stored as float32 whatever it is.
+        resize: How an image gets that size: ``squash``, ``crop`` or ``pad``.
+        interpolation: Resampling filter of that step.
+        decode: Decode mode, ``fast`` or ``exact``.
+        preprocessing: Preprocessing, ``own`` (the family's) or ``rescale`` (1/255).
+        precision: Number format of the computation: ``float32``, ``bfloat16`` or ``float16``.
+            Features are stored as float32 in any case.
     """
 
     backbone: str
@@ -61,27 +61,27 @@ class FeatureSpec:
 
     @property
     def length(self) -> int:
-        """Number of float32 values an image's features have once flattened."""
+        """Number of float32 values in one image's features."""
         return math.prod(self.shape)
 
     @property
     def fingerprint(self) -> str:
-        """Sha256 (hex) of the canonical JSON of all fields: equal exactly for equal specs."""
+        """SHA-256 (hex) of the canonical JSON of all fields; equal for equal specifications only."""
         text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def to_properties(self) -> dict[str, str]:
-        """The table properties that ``from_properties`` turns back into this specification."""
+        """Returns the table properties from which ``from_properties`` makes this specification."""
         properties = {PREFIX + field.name: self._text(field.name) for field in fields(self)}
         return {PREFIX + "spec_version": _VERSION, _KIND: self.kind, **properties}
 
     @classmethod
     def from_properties(cls, properties: Mapping[str, str | None]) -> Self:
-        """Read the specification from a table's properties; others among them are ignored.
+        """Reads the specification from a table's properties; other properties are ignored.
 
         Raises:
-            TableError: the properties are not those of a features table of this project, or of
-                a later version of it.
+            TableError: The properties are not those of a table of this kind, or a later version
+                of this project wrote them.
         """
         version = properties.get(PREFIX + "spec_version")
         if version is None:
@@ -115,10 +115,10 @@ class FeatureSpec:
 
     @classmethod
     def parsed(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Read the numbers among the properties.
+        """Returns the properties as field values: numbers are parsed.
 
         Raises:
-            ValueError: one of them is none.
+            ValueError: A number cannot be parsed.
         """
         height, width = (int(number) for number in values["image_size"].split(","))
         return {
@@ -129,7 +129,7 @@ class FeatureSpec:
         }
 
     def differences(self, other: FeatureSpec) -> list[tuple[str, str, str]]:
-        """The fields that differ, as (field, value here, value in ``other``), in field order."""
+        """Returns the fields that differ as (field, value here, value in ``other``)."""
         return [
             (field.name, self._text(field.name) or "none", other._text(field.name) or "none")
             for field in fields(self)
@@ -144,15 +144,15 @@ class FeatureSpec:
 
 
 def require_equal(run: FeatureSpec, table: FeatureSpec, table_uri: str) -> None:
-    """Refuse to add features of one specification to a table of another.
+    """Refuses to add features of one specification to a table of another.
 
     Args:
-        run: specification of the features about to be computed.
-        table: specification in the table's properties.
-        table_uri: where the table is, for the message.
+        run: Specification of the features about to be computed.
+        table: Specification in the table's properties.
+        table_uri: Where the table is, for the message.
 
     Raises:
-        SpecMismatchError: they differ; the message names each field with both values.
+        SpecMismatchError: They differ; the message names each field with both values.
     """
     differences = run.differences(table)
     if not differences:
@@ -168,7 +168,7 @@ def require_equal(run: FeatureSpec, table: FeatureSpec, table_uri: str) -> None:
 
 @dataclass(frozen=True)
 class PredictionSpec(FeatureSpec):
-    """Everything that decides which predictions an image gets: its features', and the head.
+    """Everything that decides which predictions an image gets: its features, and the head.
 
     Attributes:
         model: SHA-256 of ``head.keras``; ``imagenet`` for a whole network.
@@ -188,11 +188,11 @@ class PredictionSpec(FeatureSpec):
 
     @classmethod
     def of(cls, features: FeatureSpec, model: str, top: int) -> PredictionSpec:
-        """Adds a head to the specification of its features."""
+        """Returns the specification of predictions that a head makes from features."""
         values = {name: getattr(features, name) for name in asdict(features)}
         return cls(**values, model=model, top=top)
 
     @classmethod
     def parsed(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Reads the numbers among the properties."""
+        """Returns the properties as field values: numbers are parsed."""
         return {**super().parsed(values), "top": int(values["top"])}

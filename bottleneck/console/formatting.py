@@ -11,7 +11,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """Returns a duration short: ``0.12 s``, ``34 s``, ``5:06``."""
+    """Returns a duration in short form: ``0.12 s``, ``34 s``, ``5:06``."""
     if seconds < 10:
         return f"{seconds:.2g} s" if seconds >= 0.005 else "0 s"
     return f"{seconds:.0f} s" if seconds < 120 else format_duration(seconds)

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: at once while nothing is under way, at the next commit otherwise."""
+"""SIGINT and SIGTERM: they end a run at once, or at its next commit once there is work to save."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 class InterruptedRunError(KeyboardInterrupt):
     """The run was asked to stop before it had anything to save.
 
-    Like every interruption it is no :class:`Exception`: code that turns errors of storage into
-    messages of its own must not take it for one.
+    Like every interruption it is not an :class:`Exception`: code that turns errors of storage into
+    messages of its own must not catch it.
     """
 
     def __init__(self, signum: int, outcome: str = "what was committed before stays") -> None:
@@ -22,7 +22,7 @@ class InterruptedRunError(KeyboardInterrupt):
 
 
 class Interruption:
-    """While entered, a first SIGINT or SIGTERM is noted, a second one ends the process.
+    """Context in which a first SIGINT or SIGTERM is recorded and a second one ends the process.
 
     Attributes:
         signal: Number of the signal that came, or None.
@@ -49,12 +49,12 @@ class Interruption:
         self._restore()
 
     def reinstall(self) -> None:
-        """Takes the signals back: Ray installs handlers of its own when it starts."""
+        """Installs the handlers again: Ray installs its own when it starts."""
         for signum in self._before:
             signal.signal(signum, self._on_signal)
 
     def defer(self) -> None:
-        """From now on a signal is only noted; the run looks at it and saves its work."""
+        """Makes a signal only be recorded from now on; the run checks it and saves its work."""
         self._deferred = True
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:

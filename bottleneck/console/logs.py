@@ -1,8 +1,8 @@
-"""What a command says on its standard error stream: log, progress and errors, with the run's id.
+"""The standard error stream of a command: log, progress and errors, with the run's id.
 
-In two forms: lines for people, or with ``--log-json`` one JSON object a line for programs. Jobs
-call :func:`begin_run` and :func:`say` and need not know which; only the command line sets
-:class:`Console` up, so that a notebook keeps the logging that it has.
+There are two forms: lines for people, or with ``--log-json`` one JSON object per line for programs.
+Jobs call :func:`begin_run` and :func:`say` and need not know which; only the command line sets
+:class:`Console` up, so that a notebook keeps its own logging.
 
 Nothing is printed with the passwords and signatures of addresses: users may have typed them, and
 libraries repeat them in their messages.
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 class _Process:
-    """A process runs one job at a time: signals and Ray Data's settings are the process's too."""
+    """State of the process, which runs one job at a time: signals and Ray settings are global."""
 
     run: str | None = None
     console: Console | None = None
@@ -36,24 +36,24 @@ _RAY = "ray"
 
 
 def begin_run() -> str:
-    """Makes the identity of a run, 12 hexadecimal digits, which log lines carry from now on."""
+    """Returns the identity of a new run, 12 hex digits, which log lines carry from now on."""
     _Process.run = uuid.uuid4().hex[:12]
     return _Process.run
 
 
 def structured() -> bool:
-    """Whether what is said is to be JSON."""
+    """Returns whether lines are JSON objects."""
     return _Process.console is not None and _Process.console.as_json
 
 
 def say(text: str, *, event: str, level: int = logging.INFO, **figures: Any) -> None:
-    """Says something that a user watching the job should see.
+    """Prints a line that a user watching the job should see.
 
     Args:
         text: The line.
-        event: What kind of line it is, for programs: ``progress``, ``notice``, …
-        level: How urgent, for programs.
-        figures: The same as values, for programs.
+        event: Kind of the line, for programs: ``progress``, ``notice``, …
+        level: Log level, for programs.
+        figures: Figures in the line as values, for programs.
     """
     if structured():
         _log.log(level, text, extra={"event": event, "figures": figures})
@@ -62,7 +62,7 @@ def say(text: str, *, event: str, level: int = logging.INFO, **figures: Any) -> 
 
 
 def fail(message: str, *, exit_code: int) -> None:
-    """Says why the command ends with this exit code."""
+    """Prints why the command ends with this exit code."""
     if structured():
         say(message, event="error", level=logging.ERROR, exit_code=exit_code)
     else:
@@ -70,10 +70,10 @@ def fail(message: str, *, exit_code: int) -> None:
 
 
 class Console(logging.Handler):
-    """Prints what is logged while entered, warnings and above; in JSON this package's notes too.
+    """Log handler that prints warnings while entered; in JSON this package's notices too.
 
     Args:
-        as_json: Which form.
+        as_json: Whether each line is a JSON object.
     """
 
     def __init__(self, *, as_json: bool = False) -> None:
@@ -114,7 +114,7 @@ class Console(logging.Handler):
         logging.getLogger().removeHandler(self)
 
     def _route(self) -> None:
-        """Leads everything that would print a line of its own through this handler, or back."""
+        """Routes everything that would print its own lines through this handler, or back."""
         logging.captureWarnings(self.as_json)
         level = logging.INFO if self.as_json else self._package_level
         logging.getLogger("bottleneck").setLevel(level)
@@ -132,24 +132,24 @@ class Console(logging.Handler):
 
 
 class PlainFormatter(logging.Formatter):
-    """``WARNING [run 1f2e3d4c5b6a] bottleneck.incremental.loop: …``; no brackets before the run."""
+    """Lines such as ``WARNING [run 1f2e3d4c5b6a] bottleneck.incremental.loop: …``."""
 
     def __init__(self) -> None:
         super().__init__("%(name)s: %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        """Returns the line, and under it the traceback if there is one."""
+        """Returns the line, followed by the traceback if there is one; no run id before a run."""
         run = f" [run {_Process.run}]" if _Process.run else ""
         return f"{record.levelname}{run} {redact_text(super().format(record))}"
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a record.
+    """One JSON object per record.
 
     Its keys: ``time`` (ISO 8601, UTC), ``level``, ``logger``, ``run`` (null before it begins),
     ``event`` (``log`` unless the record says what it is), ``message``, the event's figures (null
-    where there is no finite number), and ``exception`` with a traceback. All of ASCII, whatever
-    the stream's encoding.
+    where there is no finite number), and ``exception`` with a traceback. Only ASCII is written,
+    whatever the stream's encoding.
     """
 
     def format(self, record: logging.LogRecord) -> str:

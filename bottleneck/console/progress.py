@@ -1,4 +1,4 @@
-"""Progress a person can follow, in a terminal and in a log, and a program in JSON."""
+"""Progress of a run, for people in a terminal or a log, and for programs in JSON."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _TERMINAL_INTERVAL_S = 0.5
 
 
 class Progress:
-    """Prints how far a run is: plain lines in a log, one line that renews itself in a terminal.
+    """Progress of a run: plain lines in a log, one line that is rewritten in a terminal.
 
-    Where the command's lines are JSON, they go there as events with figures.
+    If the lines of the command are JSON, progress is an event with figures.
 
     Args:
-        total: Number of images to do.
-        stream: Where to print; no control characters unless it is a terminal.
+        total: Number of images to compute.
+        stream: Stream to print to; control characters are printed only to a terminal.
     """
 
     def __init__(self, total: int, stream: TextIO | None = None) -> None:
@@ -41,7 +41,7 @@ class Progress:
         self.committed = 0
 
     def add(self, images: int) -> None:
-        """Counts images that the backbone is done with."""
+        """Counts images that the backbone has computed."""
         self.done += images
         if self._first_done is None:
             self._first_done, self._done_at_first = time.monotonic(), self.done
@@ -49,20 +49,20 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Images a second since the first ones came out; start-up does not count."""
+        """Images per second since the first block of results; start-up does not count."""
         if self._first_done is None:
             return 0.0
         return (self.done - self._done_at_first) / max(1e-9, time.monotonic() - self._first_done)
 
     def print_if_due(self, note: str = "") -> None:
-        """Prints the state unless it was printed a moment ago."""
+        """Prints the state unless the last line is recent."""
         interval = _TERMINAL_INTERVAL_S if self._terminal else _LOG_INTERVAL_S
         if time.monotonic() - self._printed >= interval:
             self._printed = time.monotonic()
             self._print(note)
 
     def line(self) -> str:
-        """Returns the state in words."""
+        """Returns the state as a line of text."""
         share = 100 * self.done / max(1, self._total)
         parts = [
             f"[{format_duration(time.monotonic() - self._began)}]",
@@ -80,7 +80,7 @@ class Progress:
         return (self._total - self.done) / self.rate
 
     def say(self, text: str) -> None:
-        """Prints a line that stays."""
+        """Prints a line that is not overwritten."""
         if self._structured:
             logs.say(text, event="notice", level=logging.WARNING)
             return
@@ -102,7 +102,7 @@ class Progress:
                 eta_s=round(self._left_s) if self.rate else None,
             )
         elif self._terminal:
-            # A line that wrapped could not be renewed.
+            # A line that wraps could not be rewritten.
             text = text[: shutil.get_terminal_size().columns - 1]
             print(f"\r{text.ljust(self._width)}", end="", file=self._stream, flush=True)
             self._width = len(text)

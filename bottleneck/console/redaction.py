@@ -1,4 +1,4 @@
-"""Secrets taken out of what is printed: passwords, signatures, tokens."""
+"""Redaction of secrets in printed and stored text: passwords, signatures, tokens."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ _URI_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>|`]+")
 
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
-# Characters that a library's exception may add to a message of ours, and of its end among them.
+#: Maximum characters of a library's message in a message of ours, and of its end among them.
 _LINE_CHARS = 300
 _END_CHARS = 200
 
 
 def redact_uri(uri: str) -> str:
-    """The URI as it may be printed or stored: no ``user:password@``, no signature, no token."""
+    """Returns a URI that may be printed and stored, without passwords, signatures, tokens."""
     return without_parameters(without_user(uri)) if "://" in uri else uri
 
 
 def redact_text(text: str) -> str:
-    """A message, such as a library's, with every URI in it as :func:`redact_uri` leaves it.
+    """Returns a message, such as a library's, with every URI in it redacted.
 
     Parameters that hold secrets are also taken out of paths without scheme and host.
     """
@@ -49,7 +49,7 @@ def redact_text(text: str) -> str:
 
 
 def has_password(uri: str) -> bool:
-    """Whether the URI holds ``user:password@``."""
+    """Returns whether the URI holds ``user:password@``."""
     return _USER_AND_PASSWORD.search(uri) is not None
 
 
@@ -83,7 +83,7 @@ def one_line(
     *,
     kind: bool = False,
 ) -> str:
-    """Returns an exception's message as one line without secrets, for a message of ours.
+    """Returns an exception's message as one redacted line.
 
     Args:
         error: The exception, or a library's message.
@@ -91,8 +91,8 @@ def one_line(
             message, where it starts with what happened and ends with why. ``first`` takes the first
             line, where details for developers follow; ``last`` the last one, where a traceback
             comes before it.
-        kind: Whether the exception's class stands before its message. It is left out where the
-            message is one of ours, which says all itself.
+        kind: Whether to put the exception's class before its message, unless the exception is
+            one of ours, whose message is complete.
 
     Returns:
         At most 300 characters; the name of the exception's class where there is no message.

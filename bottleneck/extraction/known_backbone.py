@@ -1,9 +1,10 @@
-"""What earlier runs know of the backbone, so that a night without work needs no cluster.
+"""Notes of earlier runs about the backbone, so that a night without work needs no cluster.
 
-Of what specification a backbone's features are is only certain once it is built, on a worker, with
-its weights. A finished run leaves a note, beside the table's log, of the settings under which that
-gave the table's own specification; while they are the same, it need not be found out again to
-compare images. It is only a memory: without it, and whenever there is work, the backbone is built.
+A backbone's feature specification is known only after building it, with its weights, on a worker.
+A finished run leaves a note beside the table's log: under these settings the backbone made features
+of the table's own specification. While the settings stay the same, images are compared without
+building it again. The note is only a cache: without it, and whenever there is work, the backbone is
+built.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ _NOTE = "backbone"
 
 
 def settings_digest(backbone: BackboneConfig, decoded: DecodeOptions) -> str:
-    """Returns a digest of all that decides what a backbone's features are.
+    """Returns a digest of everything that decides a backbone's feature specification.
 
     Args:
-        backbone: Which, in a precision that is decided.
+        backbone: The backbone, its precision decided.
         decoded: How its images are decoded.
 
     Returns:
-        Sha256 (hex), in which addresses and their secrets cannot be read; or an empty text when
-        the state of the weights file cannot be told from here.
+        SHA-256 (hex), which reveals no address or secret; empty if the weights file cannot be
+        looked up from here.
     """
     weights = "by name"
     if backbone.weights_file is not None:
@@ -55,13 +56,13 @@ def settings_digest(backbone: BackboneConfig, decoded: DecodeOptions) -> str:
 
 
 def remember_backbone(table_uri: str, settings: str, spec: FeatureSpec) -> None:
-    """Notes that these settings make features of this specification, the table's."""
+    """Writes a note that these settings make features of the table's specification."""
     if settings:
         write_note(table_uri, _NOTE, _content(settings, spec))
 
 
 def knows_backbone(snapshot: Snapshot, settings: str) -> bool:
-    """Returns whether these settings are known to make features of the table's specification."""
+    """Returns whether a note says that these settings make the table's own features."""
     if not settings:
         return False
     return bool(read_note(snapshot.table_uri, _NOTE) == _content(settings, snapshot.spec))

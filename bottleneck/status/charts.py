@@ -1,4 +1,4 @@
-"""The status of a features table as a picture: growth over time, throughput by run."""
+"""The status of a features table as a chart: growth over time, throughput by run."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from bottleneck.status.history import Run, Status
 
 _ROWS, _BYTES, _THROUGHPUT = "#1f6fb2", "#c8641e", "#4a8a5a"
 
-#: More labels than this under the bars would overlap; every second, third, … is then left out.
+#: Maximum number of labels under the bars that do not overlap; with more bars some are left out.
 _MOST_LABELS = 12
 _MOST_MARKERS = 40
 
 
 def draw(status: Status) -> bytes:
     """Draws rows and bytes over time, and the images per second of each run, as a PNG."""
-    # Loading matplotlib takes longer than all the rest; only who asks for a picture waits.
+    # Loading matplotlib takes longer than all the rest, so that only a chart waits for it.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -40,8 +40,8 @@ def draw(status: Status) -> bytes:
 
 
 def page(status: Status) -> bytes:
-    """Returns an HTML page, complete in itself, of the picture and the printed text."""
-    # As matplotlib, loaded only where a page is asked for.
+    """Returns a self-contained HTML page with the chart and the printed text."""
+    # Like matplotlib, loaded only for a page.
     from bottleneck.evaluation.pages import StatusReport
 
     title = f"Features table {status.table_uri}"
@@ -97,11 +97,11 @@ def _draw_throughput(axes: Any, runs: list[Run]) -> None:
     if len(runs) <= _MOST_LABELS:
         axes.bar_label(bars, [f"{run.images_per_s:,.1f}" for run in runs], padding=2, fontsize=9)
     step = -(-len(runs) // _MOST_LABELS)
-    # Counted from the newest, which is the one people look for.
+    # Counted from the newest, which people look for.
     labelled = list(range(len(runs) - 1, -1, -step))
     axes.set_xticks(labelled, [runs[n].last.strftime("%Y-%m-%d\n%H:%M") for n in labelled])
     axes.tick_params(axis="x", labelsize=8)
-    # A single bar would otherwise be as wide as the picture.
+    # A single bar would otherwise be as wide as the chart.
     axes.set_xlim(min(-0.6, len(runs) / 2 - 3.5), max(len(runs) - 0.4, len(runs) / 2 + 2.5))
     axes.set_ylim(top=1.15 * max(run.images_per_s for run in runs))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))

@@ -1,4 +1,4 @@
-"""What a features table holds and what its runs did, read from the table alone, without Ray.
+"""The contents of a features table and the history of its runs, read from the table, without Ray.
 
 Every commit carries the figures of its run (:mod:`bottleneck.incremental.commits`), so the table's
 own history is the only record needed. Besides that history only the `status` column of the newest
@@ -28,18 +28,18 @@ from bottleneck.table.log import CommitRecord
 from bottleneck.table.snapshot import Snapshot
 from bottleneck.table.table import FeaturesTable
 
-#: Versions whose size is looked up, beside the last one of each run: what a picture can show.
+#: Number of versions whose size is read, beside the last one of each run: what a chart can show.
 _GROWTH_POINTS = 60
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large the table was after a commit.
+    """Size of the table after a commit.
 
     Attributes:
         version: Delta version.
-        time: When it was committed, UTC.
-        rows: Rows, failed images included.
+        time: Time of the commit, UTC.
+        rows: Number of rows, failed images included.
         bytes: Size of all shards in bytes.
     """
 
@@ -51,7 +51,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Run:
-    """What the commits of one run say.
+    """One run, as its commits record it.
 
     Attributes:
         run: Identity of the run.
@@ -62,10 +62,10 @@ class Run:
         commits: Number of commits.
         first_version: Delta version of its first commit.
         last_version: Delta version of its last commit.
-        rows: Rows computed, failed images included.
+        rows: Number of rows computed, failed images included.
         failed: Failed images by status; unavailable ones have no row.
-        images_per_s: Throughput as the run measured it at its last commit; 0 if it computed none.
-        nodes: Nodes that worked.
+        images_per_s: Throughput that the run measured at its last commit; 0 if it computed none.
+        nodes: Number of nodes that worked.
         precision: Arithmetic of the backbone.
         bytes_read: Bytes of image files read.
         bytes_written: Bytes of shards written.
@@ -92,7 +92,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Status(Outcome):
-    """What a features table holds and what its runs did.
+    """Contents of a features table and the history of its runs.
 
     Attributes:
         table_uri: The table, without credentials.
@@ -100,11 +100,11 @@ class Status(Outcome):
         rows: Rows, failed images included.
         bytes: Size of all shards in bytes.
         shards: Number of shards.
-        statuses: Rows by status, `ok` among them.
+        statuses: Number of rows by status, `ok` included.
         spec: Feature specification, as the table's properties spell it.
         runs: The newest runs, oldest of them first.
         runs_known: Number of runs that the log still knows.
-        growth: Sizes of versions that the shown runs made, oldest first.
+        growth: Sizes of versions that the shown runs committed, oldest first.
     """
 
     table_uri: str
@@ -170,7 +170,7 @@ def table_status(config: StatusConfig) -> Status:
     """Reads a table's history and the `status` column of its newest version.
 
     Args:
-        config: Which table, and how many of its runs.
+        config: Names the table and the number of runs to show.
 
     Raises:
         TableError: There is no features table, or it cannot be read.
@@ -197,7 +197,7 @@ def table_status(config: StatusConfig) -> Status:
 
 
 def _by_run(commits: Sequence[CommitRecord]) -> list[list[CommitRecord]]:
-    """Groups commits by run, oldest first; runs that overlapped stand in order of their ends."""
+    """Groups commits by run, oldest first; runs that overlapped are ordered by their ends."""
     groups: dict[str, list[CommitRecord]] = {}
     for commit in sorted(commits, key=lambda commit: commit.version):
         groups.setdefault(commit.run, []).append(commit)
@@ -230,12 +230,12 @@ def _run(commits: Sequence[CommitRecord], size: Size | None) -> Run:
 
 
 def _newest(commits: Sequence[CommitRecord], key: str, default: Any) -> Any:
-    """The last figure that is not empty: a run's first commits may come before it has any."""
+    """Returns the last figure that is not empty: the first commits of a run may lack it."""
     return next((c.stats[key] for c in reversed(commits) if c.stats.get(key)), default)
 
 
 def _sizes(table: FeaturesTable, runs: Sequence[Sequence[CommitRecord]]) -> dict[int, Size]:
-    """Sizes after each run, and after commits between if those are few; by version."""
+    """Returns the sizes after each run, and after some commits between, by version."""
     commits = sorted((c for run in runs for c in run), key=lambda commit: commit.version)
     step = max(1, len(commits) // _GROWTH_POINTS)
     wanted = {run[-1].version for run in runs} | {c.version for c in commits[::step]}
