@@ -66,7 +66,7 @@ class FeatureSpec:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the canonical JSON of all fields; equal for equal specifications only."""
+        """SHA-256 (hex) of the canonical JSON of all fields: equal only for equal ones."""
         text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
