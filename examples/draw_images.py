@@ -1,14 +1,16 @@
-"""Draws a small labelled image set: four kinds of shapes, split into train, validation and test.
+"""Draws a small labeled image set: four kinds of shapes, split into train, validation and test.
 
-The same bytes on every run (of the same Pillow). Files that already hold them are left alone, so
-that a second extraction finds nothing to do.
+Each kind of shape has a color of its own, so that even a backbone with random weights can tell
+them apart. The bytes are the same on every run (of the same Pillow). Files that already hold them
+are not written again, so that a second extraction finds nothing to do.
 
-    python examples/draw_images.py quickstart/images
+    python examples/draw_images.py photos
 """
 
 from __future__ import annotations
 
 import argparse
+import colorsys
 import io
 import math
 import random
@@ -18,7 +20,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 Point = tuple[float, float]
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 #: Images of each shape in each split.
 SPLITS = {"train": 15, "validation": 4, "test": 4}
@@ -31,16 +33,16 @@ _EXIF_ROTATE_CLOCKWISE = 6
 
 
 def _polygon(corners: int, inner: float = 1.0) -> Callable[[Point, float, float], list[Point]]:
-    """Returns a function (centre, radius, angle) → outline.
+    """Returns a function (center, radius, angle) → outline.
 
-    With `inner` below 1 every second corner lies at that share of the radius, as in a star.
+    With `inner` below 1 every second corner lies at that fraction of the radius, as in a star.
     """
 
-    def outline(centre: Point, radius: float, angle: float) -> list[Point]:
+    def outline(center: Point, radius: float, angle: float) -> list[Point]:
         return [
             (
-                centre[0] + radius * (inner if k % 2 else 1.0) * math.cos(angle + k * step),
-                centre[1] + radius * (inner if k % 2 else 1.0) * math.sin(angle + k * step),
+                center[0] + radius * (inner if k % 2 else 1.0) * math.cos(angle + k * step),
+                center[1] + radius * (inner if k % 2 else 1.0) * math.sin(angle + k * step),
             )
             for k in range(corners)
         ]
@@ -56,29 +58,35 @@ SHAPES = {
     "triangles": _polygon(3),
 }
 
+#: Hue of each shape's color, from 0 to 1: red, green, yellow and blue.
+_HUES = {"circles": 0.0, "squares": 0.33, "stars": 0.14, "triangles": 0.62}
+
+#: Largest distance of a color from the hue of its shape.
+_HUE_SPREAD = 0.03
+
 
 def draw(shape: str, seed: str) -> Image.Image:
-    """Draws one shape of random colour, size, place, angle and noise.
+    """Draws one shape of random shade, size, position, angle and noise.
 
     Args:
         shape: One of :data:`SHAPES`.
-        seed: Decides everything that is random.
+        seed: Determines everything that is random.
 
     Returns:
-        An RGB image of 200 to 420 pixels a side.
+        An RGB image with sides of 200 to 420 pixels.
     """
     chance = random.Random(seed)
     width, height = chance.randint(200, 420), chance.randint(200, 420)
     dark = chance.random() < 0.5
-    background = _colour(chance, (20, 90) if dark else (170, 240))
-    foreground = _colour(chance, (150, 255) if dark else (0, 110))
+    background = (chance.randint(*((20, 90) if dark else (170, 240))),) * 3
+    foreground = _color(chance, shape)
     radius = min(width, height) * chance.uniform(0.22, 0.42)
-    centre = (
+    center = (
         chance.uniform(radius, width - radius),
         chance.uniform(radius, height - radius),
     )
     canvas = Image.new("RGB", (width * _OVERSAMPLING, height * _OVERSAMPLING), background)
-    outline = SHAPES[shape](centre, radius, chance.uniform(0, 2 * math.pi))
+    outline = SHAPES[shape](center, radius, chance.uniform(0, 2 * math.pi))
     ImageDraw.Draw(canvas).polygon(
         [(x * _OVERSAMPLING, y * _OVERSAMPLING) for x, y in outline], fill=foreground
     )
@@ -87,8 +95,10 @@ def draw(shape: str, seed: str) -> Image.Image:
     return Image.blend(image, noise.convert("RGB"), chance.uniform(0.03, 0.18))
 
 
-def _colour(chance: random.Random, levels: tuple[int, int]) -> Colour:
-    return chance.randint(*levels), chance.randint(*levels), chance.randint(*levels)
+def _color(chance: random.Random, shape: str) -> Color:
+    hue = (_HUES[shape] + chance.uniform(-_HUE_SPREAD, _HUE_SPREAD)) % 1
+    red, green, blue = colorsys.hsv_to_rgb(hue, chance.uniform(0.7, 1), chance.uniform(0.6, 1))
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def _jpeg(image: Image.Image, exif: Image.Exif | None = None) -> bytes:
@@ -104,7 +114,7 @@ def _png(image: Image.Image) -> bytes:
 
 
 def _with_alpha(shape: str, seed: str) -> Image.Image:
-    """A shape whose background is transparent towards the border."""
+    """Returns a shape whose background fades to transparent toward the border."""
     image = draw(shape, seed)
     mask = Image.radial_gradient("L").resize(image.size).point(lambda level: 255 - level)
     image.putalpha(mask)
@@ -112,7 +122,7 @@ def _with_alpha(shape: str, seed: str) -> Image.Image:
 
 
 def _rotated(shape: str, seed: str) -> bytes:
-    """A JPEG whose pixels lie on their side and whose EXIF tag says so, as cameras write them."""
+    """Returns a JPEG whose pixels are rotated and whose EXIF tag says so, as cameras write it."""
     exif = Image.Exif()
     exif[_EXIF_ORIENTATION] = _EXIF_ROTATE_CLOCKWISE
     return _jpeg(draw(shape, seed).transpose(Image.Transpose.ROTATE_90), exif)
@@ -139,7 +149,7 @@ def image_set() -> dict[str, bytes]:
 
 
 def write_image_set(folder: Path) -> int:
-    """Writes the files that are missing or differ.
+    """Writes the files of the set that are missing or differ.
 
     Returns:
         Number of files written.

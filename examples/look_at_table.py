@@ -1,6 +1,6 @@
 """Looks at a features table: what is in it, and whether near features mean similar images.
 
-python examples/look_at_table.py quickstart/features --images quickstart/images --sheet out.png
+python examples/look_at_table.py photo-features --images photos --sheet out.png
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from bottleneck import FeaturesTable, Snapshot
 
 Features = npt.NDArray[np.float32]
 
-#: Features looked at; a table may hold more than fit in memory.
+#: Maximum number of images compared; a table may hold more than fit in memory.
 _MAX_ROWS = 2000
 
-_NEIGHBOURS = 5
+_NEIGHBORS = 5
 _SHEET_ROWS = 8
 _TILE_PX = 128
 
@@ -44,21 +44,21 @@ def read_features(snapshot: Snapshot, limit: int = _MAX_ROWS) -> tuple[list[str]
 
 
 def cosines(features: Features) -> Features:
-    """Returns how alike images are: (N, N) cosines of features less their mean, -1 to 1.
+    """Returns how similar images are: (N, N) cosines of features minus their mean, -1 to 1.
 
-    The mean is what all images share (with random weights nearly everything); taken away, the
-    rest tells them apart.
+    The mean is what all images share (with random weights nearly everything); the remainder tells
+    them apart.
     """
-    centred = features - features.mean(axis=0)
-    centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
-    alike: Features = centred @ centred.T
+    centered = features - features.mean(axis=0)
+    centered /= np.maximum(np.linalg.norm(centered, axis=1, keepdims=True), 1e-12)
+    alike: Features = centered @ centered.T
     return alike
 
 
-def neighbours(alike: Features, row: int) -> npt.NDArray[np.intp]:
-    """Returns the rows most like `row`, the likest first, itself left out."""
+def neighbors(alike: Features, row: int) -> npt.NDArray[np.intp]:
+    """Returns the rows most similar to `row`, the most similar first, without itself."""
     order = np.argsort(-alike[row], kind="stable")
-    return order[order != row][:_NEIGHBOURS]
+    return order[order != row][:_NEIGHBORS]
 
 
 def print_rows(snapshot: Snapshot) -> pl.DataFrame:
@@ -77,7 +77,7 @@ def print_rows(snapshot: Snapshot) -> pl.DataFrame:
 
 
 def print_features(snapshot: Snapshot, features: Features) -> None:
-    """Prints what the numbers are like."""
+    """Prints shape, range and size of the features."""
     shape = "×".join(map(str, snapshot.spec.shape))
     print(f"\nFeatures of {len(features):,} images: {shape} {features.dtype} each")
     if features.size:
@@ -87,17 +87,17 @@ def print_features(snapshot: Snapshot, features: Features) -> None:
         )
     raw = 4 * snapshot.spec.length
     size = snapshot.size_bytes / max(1, snapshot.rows)
-    print(f"  {size:,.0f} bytes an image in the table, {raw:,} raw ({100 * size / raw:.0f} %)")
+    print(f"  {size:,.0f} bytes per image in the table, {raw:,} raw ({100 * size / raw:.0f} %)")
 
 
-def print_neighbours(images: list[str], alike: Features, rows: pl.DataFrame, query: str) -> None:
-    """Prints the nearest images of one, and how often the nearest has the same label."""
+def print_neighbors(images: list[str], alike: Features, rows: pl.DataFrame, query: str) -> None:
+    """Prints the nearest images of one image, and how often the nearest has the same label."""
     labels = dict(rows.select("image", "label").iter_rows())
     row = images.index(query)
-    print(f"\nNearest to {query} (cosine of centred features)")
-    for other in neighbours(alike, row):
+    print(f"\nNearest to {query} (cosine of centered features)")
+    for other in neighbors(alike, row):
         print(f"  {alike[row, other]:6.3f}  {images[other]}")
-    nearest = [labels[images[int(neighbours(alike, k)[0])]] for k in range(len(images))]
+    nearest = [labels[images[int(neighbors(alike, k)[0])]] for k in range(len(images))]
     same = sum(
         labels[image] == label for image, label in zip(images, nearest, strict=True) if label
     )
@@ -117,12 +117,12 @@ def print_history(table: FeaturesTable) -> None:
 
 
 def draw_sheet(images: list[str], alike: Features, folder: Path, target: Path) -> None:
-    """Draws images in the left column and beside each its nearest."""
+    """Draws some images in the left column, each with its nearest images beside it."""
     chosen = np.linspace(0, len(images) - 1, min(_SHEET_ROWS, len(images))).astype(int)
-    size = (_TILE_PX * (_NEIGHBOURS + 1), _TILE_PX * len(chosen))
+    size = (_TILE_PX * (_NEIGHBORS + 1), _TILE_PX * len(chosen))
     sheet = Image.new("RGB", size, "white")
     for line, row in enumerate(chosen):
-        for column, other in enumerate([row, *neighbours(alike, int(row))]):
+        for column, other in enumerate([row, *neighbors(alike, int(row))]):
             with Image.open(folder / images[other]) as image:
                 upright = ImageOps.exif_transpose(image).convert("RGBA")
             tile = Image.new("RGBA", upright.size, "white")
@@ -135,11 +135,11 @@ def draw_sheet(images: list[str], alike: Features, folder: Path, target: Path) -
 
 
 def look(table_uri: str, query: str | None, folder: Path | None, sheet: Path | None) -> None:
-    """Prints a look at a table.
+    """Prints what is in a table.
 
     Args:
         table_uri: The table.
-        query: Image whose nearest are shown; the first one when None.
+        query: Image whose nearest images are shown; the first one when None.
         folder: The images, if a sheet is to be drawn.
         sheet: Where to draw it, a PNG.
     """
@@ -153,7 +153,7 @@ def look(table_uri: str, query: str | None, folder: Path | None, sheet: Path | N
     print_features(snapshot, features)
     if len(images) > 1:
         alike = cosines(features)
-        print_neighbours(images, alike, rows, query or images[0])
+        print_neighbors(images, alike, rows, query or images[0])
         if folder is not None and sheet is not None:
             draw_sheet(images, alike, folder, sheet)
     print_history(table)

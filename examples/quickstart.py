@@ -2,7 +2,7 @@
 
     make quickstart
 
-Everything goes into quickstart/. A second run finds nothing to do and says so.
+Everything is written to quickstart/. A second run finds nothing to do and says so.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _SEEDED = "random:0"
 
 _NOTICE = """
 ***
-*** The ImageNet weights of VGG16 cannot be had here, so this quickstart computes with
-*** RANDOM WEIGHTS (--weights {seeded}). All works as with the real ones, and the table
-*** says what it holds, but these features are of no use beyond trying things out.
+*** The ImageNet weights of VGG16 are not available here, so this quickstart computes with
+*** RANDOM WEIGHTS (--weights {seeded}). Everything works as with the real ones, and the
+*** table records which weights it holds, but these features are only good for trying things out.
 ***
 *** {reason}
 ***
@@ -34,9 +34,9 @@ _NOTICE = """
 
 
 def choose_weights() -> str:
-    """Returns ``imagenet`` where Keras has VGG16's weights or can get them, else seeded ones.
+    """Returns ``imagenet`` where Keras has or can download VGG16's weights, else seeded ones.
 
-    Only this example chooses: the library computes with the weights asked for or fails.
+    Only this example chooses: the jobs compute with the weights that they are given, or fail.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
@@ -57,7 +57,7 @@ def main() -> int:
     images = _FOLDER / "images"
     print(f"Drawing images into {images}: {write_image_set(images)} files written", flush=True)
     weights = choose_weights()
-    # Features of different weights do not mix, so each kind has a table of its own.
+    # Features of different weights must not be mixed, so each kind has a table of its own.
     features = _FOLDER / f"features-vgg16-{weights.replace(':', '-')}"
     command = ["jobs/extract.py", "--images", f"{images}", "--features", f"{features}"]
     command += ["--backbone", "vgg16", "--weights", weights]
@@ -66,7 +66,7 @@ def main() -> int:
     code = subprocess.run([sys.executable, *command], check=False).returncode
     if code == 0:
         print()
-        look(f"{features}", None, images, _FOLDER / "neighbours.png")
+        look(f"{features}", None, images, _FOLDER / "neighbors.png")
     return code
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 from support.paths import ROOT
 
 from bottleneck.config.checks import field_names, flag_of
@@ -23,17 +24,12 @@ from bottleneck.table.shards import write_shard
 from bottleneck.table.table import FeaturesTable
 from bottleneck.training.config import TrainConfig
 
-DOCUMENTS = (
-    "README.md",
-    "docs/features-table.md",
-    "docs/cluster.md",
-    "docs/security.md",
-    "docs/scaling.md",
-)
+DOCUMENTS = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
 LENGTH = 7 * 7 * 512
 
 _BLOCK = re.compile(
-    r"(?:^<!-- (?P<kind>snippet|not run): (?P<what>.+?) -->\n)?^```python\n(?P<code>.*?)^```$",
+    r"(?:^<!-- (?P<kind>snippet|start|not run): (?P<what>.+?) -->\n)?"
+    r"^```python\n(?P<code>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
 
@@ -198,6 +194,11 @@ def check_notebook(names: dict[str, Any], printed: str) -> None:
     assert names["decoded"].status == "ok"
 
 
+def check_few(names: dict[str, Any], printed: str) -> None:
+    assert names["features"].shape == (2, 7, 7, 256)
+    assert names["features"].dtype == np.float32
+
+
 CHECKS: dict[str, Callable[[dict[str, Any], str], None]] = {
     "spec": check_spec,
     "package": check_package,
@@ -209,6 +210,7 @@ CHECKS: dict[str, Callable[[dict[str, Any], str], None]] = {
     "ray": check_ray,
     "versions": check_versions,
     "notebook": check_notebook,
+    "few": check_few,
 }
 
 
@@ -230,10 +232,8 @@ def test_snippet(
 ) -> None:
     if "import ray" in SNIPPETS[name].code:
         request.getfixturevalue("ray_session")
-    if name == "notebook":
-        from PIL import Image
-
-        Image.new("RGB", (320, 240), "red").save(folder / "cat.jpg")
+    for image in re.findall(r"\b(?:cat|dog)\.jpg", SNIPPETS[name].code):
+        Image.new("RGB", (320, 240), "red").save(folder / image)
     monkeypatch.chdir(folder)
     names: dict[str, Any] = {"__name__": name}
     capsys.readouterr()
@@ -255,26 +255,51 @@ CONFIGS = {
 }
 
 
+#: A command, also where a line of it ends with a backslash: the job, and what follows it.
+_COMMAND = re.compile(
+    r"(?:jobs/|(?:bottleneck-features|-m bottleneck) )(extract|train|predict|status)(?:\.py)?"
+    r"(?=\s)((?:\\\n|[^\n`#])*)"
+)
+
+#: Flags of `ray job submit` and of Ray's nodes.
+_FLAGS_OF_OTHERS = {"--working-dir", "--address", "--object-store-memory"}
+
+
+def commands_of(document: str) -> list[tuple[str, str]]:
+    return _COMMAND.findall((ROOT / document).read_text())
+
+
+def test_every_job_is_shown() -> None:
+    assert {job for document in DOCUMENTS for job, _ in commands_of(document)} == set(CONFIGS)
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_flags_exist(document: str) -> None:
     known = {
         job: {flag_of(name) for name in field_names(config)} | {"--config", "--help"}
         for job, config in CONFIGS.items()
     }
-    text = (ROOT / document).read_text()
-    commands = re.findall(r"jobs/(\w+)\.py((?:\\\n|[^\n`#])*)", text)
-    assert commands
-    for job, arguments in commands:
+    for job, arguments in commands_of(document):
         used = set(re.findall(r"(?<!\S)--[a-z][a-z0-9-]+", arguments))
-        assert used <= known[job], f"of jobs/{job}.py: {used - known[job]}"
-    named = set(re.findall(r"`(--[a-z][a-z0-9-]+)", text))
-    # Of ray job submit, and of kubectl.
-    others = {"--working-dir", "--address", "--object-store-memory"}
-    assert named - set().union(*known.values()) - others == set()
+        assert used <= known[job], f"of {job}: {used - known[job]}"
+    named = set(re.findall(r"`(--[a-z][a-z0-9-]+)", (ROOT / document).read_text()))
+    assert named - set().union(*known.values()) - _FLAGS_OF_OTHERS == set()
+
+
+def anchors_of(markdown: str) -> set[str]:
+    """Returns the anchors that GitHub makes of headings."""
+    headings = re.findall(r"^#+ (.+)$", markdown, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("document", [*DOCUMENTS, "CHANGELOG.md"])
-def test_links_lead_to_files(document: str) -> None:
+def test_links_lead_to_files_and_headings(document: str) -> None:
     path = ROOT / document
-    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", path.read_text())
-    assert [link for link in links if not (path.parent / link).exists()] == []
+    links = re.findall(r"\]\((?!https?://)([^)#]*)(?:#([^)]+))?\)", path.read_text())
+    targets = [((path.parent / link) if link else path, anchor) for link, anchor in links]
+    assert [target for target, _ in targets if not target.exists()] == []
+    assert [
+        (target, anchor)
+        for target, anchor in targets
+        if anchor and anchor not in anchors_of(target.read_text())
+    ] == []
