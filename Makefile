@@ -40,7 +40,7 @@ format: env ## Brings the code into format
 	$(BIN)/ruff format .
 
 bench: env ## Runs the benchmarks (minutes)
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python -m benchmarks.run
 
 constraints: env ## Takes the newest versions that pyproject.toml allows
 	@uv="$$(command -v uv || echo $(BIN)/uv)"; new="$$(mktemp)"; \

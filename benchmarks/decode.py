@@ -1,6 +1,6 @@
 """Decoding alone: bytes in memory → pixels, no reading, no backbone.
 
-.venv/bin/python benchmarks/decode.py
+.venv/bin/python -m benchmarks.decode
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import get_args
 
 import tyro
-from pictures import drawn_jpeg, small_photos
-from results import CommonSettings, Result
 
+from benchmarks.support.images import drawn_jpeg, small_photos
+from benchmarks.support.results import CommonSettings, Result
 from bottleneck.images.decoding import decode
 from bottleneck.images.options import Decode, DecodeOptions
 

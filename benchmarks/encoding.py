@@ -1,6 +1,6 @@
 """Features as Parquet: bytes an image, and how fast they are written and read, by encoding.
 
-Run it as .venv/bin/python benchmarks/encoding.py. Features are real as far as weights can be had
+Run it as .venv/bin/python -m benchmarks.encoding. Features are real as far as weights can be had
 without a network:
 
 * MobileNet (alpha 0.25) with ImageNet's weights, maps and averages over them;
@@ -30,9 +30,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
-from pictures import SHARED, small_photos
-from results import CommonSettings, Result
 
+from benchmarks.support.images import small_photos
+from benchmarks.support.paths import SHARED
+from benchmarks.support.results import CommonSettings, Result
 from bottleneck.backbones.backbone import Backbone
 from bottleneck.backbones.config import BackboneConfig
 from bottleneck.images.decoding import decode

@@ -1,8 +1,9 @@
 """Reading many small objects from S3: requests an image and images/s, by client.
 
-Run it as .venv/bin/python benchmarks/fetch.py. The S3 server is moto behind the proxy of
-tests/s3_server.py, which counts requests and answers each one later by `delay_ms`, in a process of
-its own. All clients read the same objects with the same number of requests in flight, in turns.
+Run it as .venv/bin/python -m benchmarks.fetch. The S3 server is moto behind the proxy of
+`benchmarks.support.s3_server`, which counts requests and answers each one later by `delay_ms`, in a
+process of its own. All clients read the same objects with the same number of requests in flight, in
+turns.
 """
 
 from __future__ import annotations
@@ -10,23 +11,18 @@ from __future__ import annotations
 import multiprocessing
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import tyro
-from pictures import small_photos
-from results import CommonSettings, Result
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-
-from support.s3_server import S3Server
-
+from benchmarks.support.images import small_photos
+from benchmarks.support.results import CommonSettings, Result
+from benchmarks.support.s3_server import S3Server
 from bottleneck.sources.listing import list_images
 from bottleneck.storage.fetcher import Fetcher, FetchRequest
 

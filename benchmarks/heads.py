@@ -1,6 +1,6 @@
 """Training a head: one epoch of ours against in-memory ``keras.Model.fit``, and windows.
 
-.venv/bin/python benchmarks/heads.py
+.venv/bin/python -m benchmarks.heads
 
 Every contestant runs in a process of its own, in turns, on the same table; the first epoch, which
 compiles, is not counted.
@@ -16,34 +16,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import tyro
-from results import CommonSettings, Result
 
-from bottleneck.spec import FeatureSpec
+from benchmarks.support.results import CommonSettings, Result
+from benchmarks.support.tables import MAPS
 from bottleneck.table.columns import SCHEMA, features_array
 from bottleneck.table.shards import write_shard
 from bottleneck.table.snapshot import Snapshot
 from bottleneck.table.table import FeaturesTable
 
-_SPEC = FeatureSpec(
-    backbone="vgg16",
-    alpha=None,
-    weights="none",
-    layer="block5_pool",
-    shape=(7, 7, 512),
-    pooling="none",
-    image_size=(224, 224),
-    resize="squash",
-    interpolation="bilinear",
-    decode="fast",
-    preprocessing="own",
-    precision="float32",
-)
+_SPEC = replace(MAPS, precision="float32")
 _CONTESTANTS = ("keras", "ours", "ours, windows")
 _AIM = 1.0
 
@@ -114,7 +101,7 @@ def _compare(settings: Settings, result: Result, uri: str, rows: int, batch_size
 
 
 def _turn(settings: Settings, uri: str, name: str, batch_size: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--contestant", name, "--table", uri]
+    command = [sys.executable, "-m", "benchmarks.heads", "--contestant", name, "--table", uri]
     command += ["--batch-sizes", str(batch_size), "--memory-gb", str(settings.memory_gb)]
     command += ["--epochs", "1" if settings.smoke else str(settings.epochs)]
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}

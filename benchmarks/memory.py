@@ -1,6 +1,6 @@
 """Memory of the driver, run after run, as the table grows: it should hardly.
 
-Run it as .venv/bin/python benchmarks/memory.py. For each size of source, drawn images of 4×4 pixels
+Run it as .venv/bin/python -m benchmarks.memory. For each size of source, drawn images of 4×4 pixels
 go through jobs/extract.py with the `channel-means` backbone, three times: first into a new table,
 then unchanged, then with 1 % of the images changed, 1 % deleted and 1 % new. The peak is the
 process's own (VmHWM), embedded Ray's processes and the workers not included.
@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from pictures import tiny_png
-from processes import run_job
-from results import CommonSettings, Result
+
+from benchmarks.support.images import tiny_png
+from benchmarks.support.processes import run_job
+from benchmarks.support.results import CommonSettings, Result
 
 _IMAGES_A_FOLDER = 1000
 

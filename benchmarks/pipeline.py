@@ -1,6 +1,6 @@
 """The job end to end against what bounds it and what it replaces, side by side in one run.
 
-Run it as .venv/bin/python benchmarks/pipeline.py, or for a small backbone with --backbone
+Run it as .venv/bin/python -m benchmarks.pipeline, or for a small backbone with --backbone
 mobilenet --images 4096. Three contestants take turns, so that what else the machine does meets all
 of them alike:
 
@@ -39,10 +39,10 @@ from typing import Any
 
 import numpy as np
 import tyro
-from pictures import write_photos
-from processes import machine_cpu_s, run_job
-from results import CommonSettings, Result
 
+from benchmarks.support.images import write_photos
+from benchmarks.support.processes import machine_cpu_s, run_job
+from benchmarks.support.results import CommonSettings, Result
 from bottleneck.backbones.backbone import Backbone
 from bottleneck.backbones.config import BackboneConfig
 from bottleneck.backbones.families import FAMILIES

@@ -1,6 +1,6 @@
 """Runs all benchmarks one after the other and prints their tables as Markdown.
 
-Run it as .venv/bin/python benchmarks/run.py (`make bench`). Nothing else should run meanwhile. The
+Run it as .venv/bin/python -m benchmarks.run (`make bench`). Nothing else should run meanwhile. The
 exit code is 1 when a benchmark failed; a figure that misses its aim is printed as such and is no
 failure, since aims hold for certain machines.
 """
@@ -11,20 +11,18 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import tyro
-from results import CommonSettings, load_result, to_markdown
 
-_FOLDER = Path(__file__).resolve().parent
+from benchmarks.support.results import CommonSettings, load_result, to_markdown
 
 
 @dataclass(frozen=True)
 class _Benchmark:
-    """A script of this folder, or of one below it.
+    """A module of this package, or of one below it.
 
     Attributes:
-        name: The script's path, without `.py`.
+        name: Path of its file and of its result, without suffix.
         title: What it measures.
         quick: Flags for a run of all that takes some minutes.
         full: Flags for figures to publish.
@@ -34,6 +32,11 @@ class _Benchmark:
     title: str
     quick: tuple[str, ...] = ()
     full: tuple[str, ...] = ()
+
+    @property
+    def module(self) -> str:
+        """The module's name, to run it with ``python -m``."""
+        return f"benchmarks.{self.name.replace('/', '.')}"
 
 
 _BENCHMARKS = (
@@ -88,7 +91,7 @@ def main(settings: Settings) -> int:
         if settings.only and benchmark.name not in settings.only:
             continue
         print(f"\n== {benchmark.name} ({time.strftime('%H:%M:%S')})", flush=True)
-        command = [sys.executable, str(_FOLDER / f"{benchmark.name}.py")]
+        command = [sys.executable, "-m", benchmark.module]
         command += ["--results", str(settings.results)]
         if settings.smoke:
             command.append("--smoke")
@@ -101,7 +104,7 @@ def main(settings: Settings) -> int:
         stored = load_result(settings.results / f"{benchmark.name}.json")
         print(f"\n### {benchmark.title}\n\n{to_markdown(stored)}", flush=True)
     for benchmark in failed:
-        print(f"error: benchmarks/{benchmark.name}.py failed, see above", file=sys.stderr)
+        print(f"error: {benchmark.module} failed, see above", file=sys.stderr)
     return 1 if failed else 0
 
 

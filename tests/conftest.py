@@ -12,8 +12,8 @@ import pytest
 import ray
 from support.labelled import ThreeLabels, three_splits, write_table
 from support.paths import SHARED
-from support.s3_server import S3Server
 
+from benchmarks.support.s3_server import S3Server
 from bottleneck.cli import run_job
 from bottleneck.cluster import connection
 from bottleneck.training.config import TrainConfig

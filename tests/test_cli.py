@@ -16,8 +16,8 @@ import pytest
 from deltalake import write_deltalake
 from support.images import draw, numbered
 from support.paths import ROOT
-from support.s3_server import S3Server
 
+from benchmarks.support.s3_server import S3Server
 from bottleneck.cli import run_job
 from bottleneck.errors import RunFailedError
 from bottleneck.extraction.config import ExtractConfig

@@ -1,6 +1,6 @@
 """The table's own costs as it grows: committing, opening, its log, and planning the next run.
 
-Run it as .venv/bin/python benchmarks/scale/commits.py. Shards are small, since neither a commit nor
+Run it as .venv/bin/python -m benchmarks.scale.commits. Shards are small, since neither a commit nor
 the log looks into them; only planning does, and a plan of many small shards is what a table costs
 that was never compacted.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -21,11 +20,8 @@ import polars as pl
 import pyarrow as pa
 import tyro
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from results import CommonSettings, Result
-from scale.made_tables import POOLED, numbered, pages, write
-
+from benchmarks.support.results import CommonSettings, Result
+from benchmarks.support.tables import POOLED, numbered, pages, write
 from bottleneck.incremental.plan import make_plan
 from bottleneck.sources.folders import KEYS_PER_REQUEST, object_page
 from bottleneck.sources.listing import sift_pages

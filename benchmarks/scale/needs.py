@@ -1,6 +1,6 @@
 """What tables of any size need, derived from what the other benchmarks of this folder measured.
 
-Run it as .venv/bin/python benchmarks/scale/needs.py, after the others, whose results it reads. What
+Run it as .venv/bin/python -m benchmarks.scale.needs, after the others, whose results it reads. What
 was not measured, such as the speed of a GPU and every price, is a flag; its default is an
 assumption, and docs/scaling.md says so. Nothing is run here.
 """
@@ -8,20 +8,15 @@ assumption, and docs/scaling.md says so. Nothing is run here.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import tyro
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from results import CommonSettings, Result, load_result
-from scale.made_tables import MAPS, SPECS
-from scale.stand_ins import stand_in
-
+from benchmarks.support.results import CommonSettings, Result, load_result
+from benchmarks.support.stand_ins import stand_in
+from benchmarks.support.tables import MAPS, SPECS
 from bottleneck.extraction.config import ExtractConfig
 from bottleneck.sources.folders import KEYS_PER_REQUEST
 from bottleneck.table.columns import encoded_row_bytes, row_group_rows
@@ -34,12 +29,12 @@ _UPLOAD_REQUESTS = 2
 _COMMIT_REQUESTS = 6
 _COMMITS_AN_HOUR = 12
 
-#: What a night changes, as in benchmarks/scale/plan.py: new and changed images.
+#: What a night changes, as in benchmarks.scale.plan: new and changed images.
 _NIGHT_SHARE = 0.015
 
 _GIB = 2**30
 
-#: Of the images in benchmarks/scale/throughput.py.
+#: Of the images in benchmarks.scale.throughput.
 _SMALL_SIDE = 32
 
 

@@ -1,6 +1,6 @@
 """How the rate grows with nodes: weak scaling over nodes that are processes on one machine.
 
-Run it as .venv/bin/python benchmarks/scale/nodes.py. Each node has two CPUs as Ray counts them, one
+Run it as .venv/bin/python -m benchmarks.scale.nodes. Each node has two CPUs as Ray counts them, one
 for an actor and one for decoding, as one GPU beside its CPUs would. In place of a backbone the
 actor sleeps for each image, as it does while a GPU computes, so that this machine's processors are
 not the limit; images are PNGs of 4×4 pixels on a local disk. Work is proportional to nodes.
@@ -13,7 +13,6 @@ also has the start of the actors and the last blocks; it shrinks against a longe
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,11 +22,8 @@ import ray
 import tyro
 from ray.cluster_utils import Cluster
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from results import CommonSettings, Result
-from scale import stand_ins
-
+from benchmarks.support import stand_ins
+from benchmarks.support.results import CommonSettings, Result
 from bottleneck.cluster import connection
 
 _AIM_EFFICIENCY = 0.9

@@ -1,6 +1,6 @@
 """Listing and planning a nightly run over a large table: time and the driver's peak memory.
 
-Run it as .venv/bin/python benchmarks/scale/plan.py. For each number of rows a table is written,
+Run it as .venv/bin/python -m benchmarks.scale.plan. For each number of rows a table is written,
 then a process of its own does what a driver does before the first image is read: it turns the
 answers to list requests into a listing, opens the table, and compares the two. In the source 1 % of
 the images are new, 0.5 % changed, 0.5 % deleted and 0.1 % renamed. The answers are made up and lie
@@ -16,7 +16,6 @@ import itertools
 import multiprocessing
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -28,16 +27,12 @@ from typing import Any
 import pyarrow as pa
 import tyro
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
-
-from processes import peak_bytes
-from results import CommonSettings, Result
-from scale import made_tables
-from scale.made_tables import SPECS, Mix
-from support.s3_server import S3Server
-
 import bottleneck.extraction.job  # noqa: F401  what a driver has imported counts as its memory
+from benchmarks.support import tables
+from benchmarks.support.processes import peak_bytes
+from benchmarks.support.results import CommonSettings, Result
+from benchmarks.support.s3_server import S3Server
+from benchmarks.support.tables import SPECS, Mix
 from bottleneck.incremental.plan import make_plan
 from bottleneck.sources.folders import KEYS_PER_REQUEST, object_page
 from bottleneck.sources.listing import sift_pages
@@ -137,10 +132,10 @@ def _median(values: Iterator[float] | list[float]) -> float:
 
 def _plan_often(folder: Path, settings: Settings, layout: str, rows: int) -> list[_Planned]:
     table = str(folder / "table")
-    made_tables.write_table(table, SPECS[layout], rows, settings.shard_rows)
+    tables.write_table(table, SPECS[layout], rows, settings.shard_rows)
     mix = Mix(rows)
     answers = folder / "answers.arrow"
-    _store(made_tables.pages(mix.images(), KEYS_PER_REQUEST), answers)
+    _store(tables.pages(mix.images(), KEYS_PER_REQUEST), answers)
     context = multiprocessing.get_context("spawn")
     planned = []
     for _ in range(1 if settings.smoke else settings.repeat):
@@ -214,9 +209,7 @@ def _count_requests(result: Result, settings: Settings) -> None:
                 uri = f"s3://lake/{layout}-{count}"
                 features = FeaturesTable.create(uri, spec)
                 rows = count * row_group_rows(spec.length)
-                shard = made_tables.write(
-                    uri, spec, made_tables.numbered(0, rows), length=spec.length
-                )
+                shard = tables.write(uri, spec, tables.numbered(0, rows), length=spec.length)
                 snapshot = features.commit(base=features.snapshot(), add=[shard], run="benchmark")
                 s3.reset()
                 names = ("image", "label", "split", "fingerprint", "status")

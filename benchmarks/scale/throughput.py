@@ -1,6 +1,6 @@
 """Images a second that the framework itself moves, with a backbone that costs nothing.
 
-Run it as .venv/bin/python benchmarks/scale/throughput.py. PNGs of 4×4 pixels on a local disk, which
+Run it as .venv/bin/python -m benchmarks.scale.throughput. PNGs of 4×4 pixels on a local disk, which
 hardly cost any decoding, go through the job's own listing, plan, pipeline, shards and commits; in
 place of the backbone an actor returns vectors of 512 values that it holds already; it has a GPU
 that Ray only believes in, so that both cores decode, as on a GPU node. The rate is the
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -27,12 +26,9 @@ import pyarrow.compute as pc
 import ray
 import tyro
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from processes import machine_cpu_s
-from results import CommonSettings, Result
-from scale import stand_ins
-
+from benchmarks.support import stand_ins
+from benchmarks.support.processes import machine_cpu_s
+from benchmarks.support.results import CommonSettings, Result
 from bottleneck.cluster import connection
 from bottleneck.incremental.plan import make_plan
 from bottleneck.pipeline.stages import NetworkActor, Stages, task_tables

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from support.s3_server import S3Server
 
 import bottleneck
+from benchmarks.support.s3_server import S3Server
 from bottleneck.backbones.backbone import Backbone
 from bottleneck.backbones.config import BackboneConfig
 from bottleneck.backbones.few_images import features_of

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.s3_server import S3Server
 
+from benchmarks.support.s3_server import S3Server
 from bottleneck.console.interruption import InterruptedRunError, Interruption
 
 _RUN = """

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from support.extraction import counts, run
 from support.images import colour, colours_of, draw, numbered, png, read
-from support.s3_server import S3Server
 
+from benchmarks.support.s3_server import S3Server
 from bottleneck.errors import BottleneckError
 
 pytestmark = pytest.mark.usefixtures("ray_session")

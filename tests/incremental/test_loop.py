@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 import ray
 from support.images import colour, colours_of, draw, numbered, png, read
-from support.s3_server import S3Server
 
+from benchmarks.support.s3_server import S3Server
 from bottleneck.errors import RunFailedError
 from bottleneck.extraction.config import ExtractConfig
 from bottleneck.extraction.job import extract

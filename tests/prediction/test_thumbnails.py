@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 from support.images import png
-from support.s3_server import S3Server
 
+from benchmarks.support.s3_server import S3Server
 from bottleneck.prediction.config import PredictConfig
 from bottleneck.prediction.report import thumbnails
 from bottleneck.sources.listing import list_images

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from support.s3_server import S3Server
 
+from benchmarks.support.s3_server import S3Server
 from bottleneck.console.redaction import redact_uri
 from bottleneck.errors import SourceError
 from bottleneck.storage import object_stores

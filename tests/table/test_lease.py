@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 from deltalake import DeltaTable
-from support.s3_server import S3Server
 from support.tables import spec, write_table
 
+from benchmarks.support.s3_server import S3Server
 from bottleneck.errors import ConflictError, TableBusyError
 from bottleneck.extraction.config import ExtractConfig
 from bottleneck.incremental.maintenance import maintain

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from support.s3_server import S3Server
 from support.tables import add_rows, spec, write_table
 
+from benchmarks.support.s3_server import S3Server
 from bottleneck.errors import TableError
 from bottleneck.spec import PredictionSpec
 from bottleneck.table import columns, reading

@@ -23,8 +23,8 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from support.colour_shards import put
 from support.paths import environment_with_support
-from support.s3_server import S3Server, _Handler
 
+from benchmarks.support.s3_server import S3Server, _Handler
 from bottleneck.errors import ConflictError, TableError
 from bottleneck.spec import FeatureSpec
 from bottleneck.table import log

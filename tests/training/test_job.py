@@ -22,8 +22,8 @@ import pytest
 import ray
 from support.labelled import SPEC, ThreeLabels, three_splits, write_table
 from support.paths import ROOT
-from support.s3_server import S3Server
 
+from benchmarks.support.s3_server import S3Server
 from bottleneck.cli import run_job
 from bottleneck.errors import ConfigError, ModelError
 from bottleneck.models.files import read_manifest

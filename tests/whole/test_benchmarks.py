@@ -15,17 +15,11 @@ import pytest
 import ray
 from support.paths import ROOT
 
+from benchmarks.scale import nodes
+from benchmarks.support import images, processes, results
+from benchmarks.support.paths import RESULTS
 from bottleneck.images.decoding import decode
 from bottleneck.images.options import DecodeOptions
-
-sys.path.append(str(ROOT / "benchmarks"))
-
-import pictures
-import processes
-import results
-from scale import nodes
-
-BENCHMARKS = Path(results.__file__).parent
 
 MACHINE = {
     "date",
@@ -42,8 +36,10 @@ MACHINE = {
 
 def bench(name: str, folder: Path, *flags: str) -> dict[str, Any]:
     """Runs a benchmark with next to no work; returns what it stored."""
+    module = f"benchmarks.{name.replace('/', '.')}"
     done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / f"{name}.py"), "--smoke", "--results", folder, *flags],
+        [sys.executable, "-m", module, "--smoke", "--results", folder, *flags],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
@@ -121,14 +117,14 @@ SCALE = ("plan", "throughput", "nodes", "commits", "needs")
 
 @pytest.mark.parametrize("name", SCALE)
 def test_scaling_document_has_the_stored_figures(name: str) -> None:
-    stored = results.load_result(BENCHMARKS / "results" / "scale" / f"{name}.json")
-    document = (BENCHMARKS.parent / "docs" / "scaling.md").read_text()
+    stored = results.load_result(RESULTS / "scale" / f"{name}.json")
+    document = (ROOT / "docs" / "scaling.md").read_text()
     section = document.partition(f"<!-- result: {name} -->\n\n")[2].partition("\n<!-- end -->")[0]
     assert section == results.to_markdown(stored)
 
 
 def test_needs_follow_from_the_stored_figures(tmp_path: Path) -> None:
-    folder = BENCHMARKS / "results" / "scale"
+    folder = RESULTS / "scale"
     shutil.copytree(folder, tmp_path / "scale")
     (tmp_path / "scale" / "needs.json").unlink()
     again = bench("scale/needs", tmp_path)
@@ -176,8 +172,8 @@ def test_pipeline(tmp_path: Path, cluster_flag: str) -> None:
 
 def test_run_prints_all_tables_and_reports_failures(tmp_path: Path) -> None:
     def run(*flags: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(BENCHMARKS / "run.py"), "--smoke", *flags]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        command = [sys.executable, "-m", "benchmarks.run", "--smoke", *flags]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
     done = run("--results", str(tmp_path), "--only", "decode")
     assert done.returncode == 0, done.stderr
@@ -191,7 +187,7 @@ def test_run_prints_all_tables_and_reports_failures(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     done = run("--results", str(tmp_path / "file"), "--only", "decode")
     assert done.returncode == 1
-    assert done.stderr.endswith("error: benchmarks/decode.py failed, see above\n")
+    assert done.stderr.endswith("error: benchmarks.decode failed, see above\n")
 
     done = run("--only", "speed")
     assert done.returncode == 2
@@ -230,7 +226,7 @@ def test_markdown_of_a_result() -> None:
 
 @pytest.mark.parametrize("number", [0, 1, 200_000, 2**24 - 1])
 def test_tiny_pngs_have_the_colour_of_their_number(number: int) -> None:
-    decoded = decode(pictures.tiny_png(number), DecodeOptions(height=4, width=4))
+    decoded = decode(images.tiny_png(number), DecodeOptions(height=4, width=4))
     assert decoded.status == "ok"
     assert decoded.pixels is not None
     colour = [number & 255, number >> 8 & 255, number >> 16]

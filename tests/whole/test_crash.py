@@ -18,8 +18,8 @@ from ray.cluster_utils import Cluster
 from support.images import Colour, colour, colours_of, png, read
 from support.paths import ROOT
 from support.ray_head import RAY, Head, add_node, cluster_of, running
-from support.s3_server import S3Server
 
+from benchmarks.support.s3_server import S3Server
 from bottleneck.table.table import FeaturesTable
 
 # A run takes half a minute on an idle machine, several on a loaded one, and a test has up to three.

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from support.extraction import counts, run
 from support.images import read, read_snapshot
-from support.s3_server import S3Server
 
+from benchmarks.support.s3_server import S3Server
 from bottleneck.images.statuses import STATUSES
 from bottleneck.prediction.config import PredictConfig
 from bottleneck.prediction.job import predict

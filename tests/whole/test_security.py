@@ -44,8 +44,8 @@ import pytest
 from deltalake import DeltaTable
 from support.images import colour, png, read_snapshot
 from support.paths import ROOT
-from support.s3_server import S3Server
 
+from benchmarks.support.s3_server import S3Server
 from bottleneck.backbones.config import BackboneConfig
 from bottleneck.backbones.keras_models import build_model
 from bottleneck.backbones.weight_loading import load_weights

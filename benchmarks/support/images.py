@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+from benchmarks.support.paths import SHARED
+
 PHOTOS = SHARED / "data" / "dogs_vs_cats"
 
 

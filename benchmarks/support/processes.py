@@ -12,7 +12,9 @@ from pathlib import Path
 
 import psutil
 
-JOB = Path(__file__).resolve().parent.parent / "jobs" / "extract.py"
+from benchmarks.support.paths import ROOT
+
+JOB = ROOT / "jobs" / "extract.py"
 
 
 @dataclass

@@ -20,11 +20,8 @@ import numpy as np
 import pyarrow as pa
 from ray.cloudpickle import register_pickle_by_value
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from pictures import tiny_png
-from scale.made_tables import POOLED
-
+from benchmarks.support.images import tiny_png
+from benchmarks.support.tables import POOLED
 from bottleneck.cluster.sizing import size_batch
 from bottleneck.console.interruption import Interruption
 from bottleneck.extraction.config import ExtractConfig

@@ -1,4 +1,6 @@
-"""An S3 server on 127.0.0.1 for tests: moto behind a proxy that counts, delays and fails requests.
+"""An S3 server on 127.0.0.1: moto behind a proxy that counts, delays and fails requests.
+
+It stands with the benchmarks because tests may import benchmarks, and benchmarks no tests.
 
 moto runs as a subprocess, so its state survives whatever a test does to other processes. The
 proxy runs in threads of the test process and speaks HTTP/1.1 with keep-alive, as S3 does.
@@ -114,12 +116,7 @@ class S3Server:
             stderr=subprocess.DEVNULL,
         )
         try:
-            assert self._moto.stdout is not None
-            # The port is its own choice: one chosen here could be another's once it is up.
-            said = self._moto.stdout.readline().decode().split()
-            if len(said) != 2:
-                raise RuntimeError(f"moto did not start: {self._moto.wait(10)}")
-            self.backend_port = int(said[1])
+            self.backend_port = self._moto_port()
             self._proxy = _Proxy(("127.0.0.1", 0), _Handler)
             self._proxy.s3 = self
             threading.Thread(target=self._proxy.serve_forever, daemon=True).start()
@@ -144,6 +141,14 @@ class S3Server:
         self._proxy.shutdown()
         self._proxy.server_close()
         self._stop_moto()
+
+    def _moto_port(self) -> int:
+        """Returns the port that moto chose: one chosen here could be another's once it is up."""
+        assert self._moto.stdout is not None
+        said = self._moto.stdout.readline().decode().split()
+        if len(said) != 2:
+            raise RuntimeError(f"moto did not start: {self._moto.wait(10)}")
+        return int(said[1])
 
     def _stop_moto(self) -> None:
         for pipe in (self._moto.stdin, self._moto.stdout):

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from machine import describe_machine
+from benchmarks.support.machine import describe_machine
+from benchmarks.support.paths import RESULTS
 
 Cell = str | int | float | None
 
@@ -22,7 +23,7 @@ class CommonSettings:
         smoke: Next to no work, to see that the benchmark runs; its figures mean nothing.
     """
 
-    results: Path = Path(__file__).resolve().parent / "results"
+    results: Path = RESULTS
     smoke: bool = False
 
     def to_json(self) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Benchmarks of large tables, behind docs/scaling.md."""
