@@ -18,6 +18,8 @@ import importlib
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from bottleneck.version import __version__
+
 if TYPE_CHECKING:
     from bottleneck import errors
     from bottleneck.backbones.backbone import Backbone
@@ -44,7 +46,6 @@ if TYPE_CHECKING:
     from bottleneck.training.config import TrainConfig
     from bottleneck.training.job import train
 
-__version__ = "0.1.0"
 
 __all__ = [
     "Backbone",

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bottleneck import __version__
 from bottleneck.console import logs
 from bottleneck.errors import ConfigError
+from bottleneck.version import __version__
 
 #: Name of the console script, and of the distribution that installs it.
 _SCRIPT = "bottleneck-features"

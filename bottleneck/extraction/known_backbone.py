@@ -14,7 +14,6 @@ import json
 from dataclasses import asdict
 from importlib.metadata import version
 
-from bottleneck import __version__
 from bottleneck.backbones.config import BackboneConfig
 from bottleneck.errors import SourceError
 from bottleneck.images.options import DecodeOptions
@@ -22,6 +21,7 @@ from bottleneck.spec import FeatureSpec
 from bottleneck.storage.files import stat_uri
 from bottleneck.table.notes import read_note, write_note
 from bottleneck.table.snapshot import Snapshot
+from bottleneck.version import __version__
 
 _NOTE = "backbone"
 

@@ -83,9 +83,6 @@ def imported(node: ast.Import | ast.ImportFrom, file: str) -> Iterator[str]:
     assert node.level == 0, f"{file} has a relative import"
     assert node.module is not None
     for alias in node.names:
-        if (node.module, alias.name) == ("bottleneck", "__version__"):
-            # A constant of the package's first line, which stands on nothing.
-            continue
         full = f"{node.module}.{alias.name}"
         outside = not node.module.startswith("bottleneck")
         yield full if full in MODULES or outside else node.module
