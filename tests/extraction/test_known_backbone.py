@@ -13,6 +13,7 @@ from support.tables import spec
 
 from bottleneck.backbones.config import BackboneConfig
 from bottleneck.cluster import connection
+from bottleneck.console.interruption import Interruption
 from bottleneck.errors import RunFailedError, SpecMismatchError
 from bottleneck.extraction import known_backbone
 from bottleneck.extraction.config import ExtractConfig
@@ -36,7 +37,7 @@ def run(images: Path, features: Path, **options: Any) -> Summary:
 def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on a run that asks for Ray fails."""
 
-    def refuse(address: str | None) -> None:
+    def refuse(address: str | None, interruption: Interruption) -> None:
         raise RunFailedError("no Ray here")
 
     monkeypatch.setattr(connection, "connect", refuse)
