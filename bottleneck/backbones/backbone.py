@@ -1,4 +1,4 @@
-"""Backbone: images in, bottleneck features out. Needs no cluster.
+"""A backbone: images in, bottleneck features out; needs no cluster.
 
 >>> backbone = Backbone.of("vgg16")
 >>> features = backbone(images)  # (N, 224, 224, 3) uint8 RGB → (N, 7, 7, 512) float32
@@ -28,32 +28,32 @@ from bottleneck.spec import FeatureSpec
 
 
 class Backbone:
-    """One compiled function from images to features, with a fixed batch shape.
+    """A compiled function from images to features, with a fixed batch shape.
 
-    Preprocessing runs inside it, in float32, on the device. Loads Keras and the weights when
-    made, and can then be called any number of times.
+    Preprocessing runs inside it, in float32, on the device. Making a backbone loads Keras and the
+    weights; it can then be called any number of times.
 
     Attributes:
-        config: what was asked for.
-        batch_size: images that go through the function at once; the last batch is padded.
+        config: Configuration of the backbone.
+        batch_size: Images computed at once; the last batch is padded.
         image_size: (height, width) in pixels that images must have.
-        precision: of the computation: ``float32``, ``bfloat16`` or ``float16``.
-        layer: name of the layer whose output the features are.
-        shape: of one image's features, channels last.
-        weights_digest: as ``FeatureSpec.weights``.
+        precision: Number format of the computation: ``float32``, ``bfloat16`` or ``float16``.
+        layer: Name of the layer whose output the features are.
+        shape: Shape of one image's features, channels last.
+        weights_digest: Digest of the weights, as in ``FeatureSpec.weights``.
     """
 
     def __init__(self, config: BackboneConfig, *, batch_size: int = 32, threads: int = 0) -> None:
-        """Load the model.
+        """Loads the model.
 
         Args:
-            config: which backbone.
-            batch_size: images a step; 32 is where VGG16 on two cores was measured.
-            threads: cores for one operation (TensorFlow only); 0 for all. TensorFlow takes it
-                once a process, before its first operation.
+            config: Configuration of the backbone.
+            batch_size: Images per step; VGG16 was measured with 32 on two cores.
+            threads: Cores per operation (TensorFlow only); 0 for all. TensorFlow takes it once per
+                process, before its first operation.
 
         Raises:
-            BackboneError: the weights cannot be had or do not fit, there is no such layer, or
+            BackboneError: The weights are not available or do not fit, there is no such layer, or
                 ``threads`` comes too late.
         """
         if batch_size < 1 or threads < 0:
@@ -83,11 +83,11 @@ class Backbone:
 
     @classmethod
     def of(cls, name: str, *, batch_size: int = 32, threads: int = 0, **config: Any) -> Backbone:
-        """``Backbone.of("vgg16", weights="random:0")``: the fields of the config as keywords."""
+        """Makes a backbone from keywords: ``Backbone.of("vgg16", weights="random:0")``."""
         return cls(BackboneConfig(name, **config), batch_size=batch_size, threads=threads)
 
     def __call__(self, images: Images) -> Features:
-        """Features of any number of images.
+        """Computes the features of any number of images.
 
         Args:
             images: (N, height, width, 3) uint8, RGB, of ``image_size``; N may be 0.
@@ -97,7 +97,7 @@ class Backbone:
             float16 are exactly representable there.
 
         Raises:
-            BackboneError: the array has another shape or dtype, or an activation overflowed.
+            BackboneError: The array has another shape or dtype, or an activation overflowed.
         """
         expected = (*self.image_size, 3)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:

@@ -1,7 +1,7 @@
-"""What may be asked of a backbone: its configuration, checked; needs neither Keras nor Ray.
+"""Configuration of a backbone, checked when made; needs neither Keras nor Ray.
 
-So ``--help`` and every check of a configuration are instant, and a wrong name is answered with
-the nearest right one before a second of work is done.
+So ``--help`` and every check of a configuration are instant, and a wrong name is answered with the
+nearest right one before any work is done.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from bottleneck.images.options import DecodeOptions
 from bottleneck.spec import FeatureSpec
 from bottleneck.storage.uris import scheme_of
 
-#: What becomes of a layer's map; see :class:`BackboneConfig`, as for preprocessing.
+#: Reduction of a layer's map; see :class:`BackboneConfig`.
 Pooling = Literal["none", "avg", "max"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
+#: Preprocessing of pixels; see :class:`BackboneConfig`.
 Preprocessing = Literal["own", "rescale"]
 PREPROCESSINGS: tuple[Preprocessing, ...] = get_args(Preprocessing)
 
+#: Endings of weights files.
 WEIGHT_SUFFIXES = (".h5", ".hdf5", ".keras", ".npz")
 
 _RANDOM = re.compile(r"random:(\d+)")
@@ -33,29 +35,30 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """Which features are wanted; checked when made, without loading Keras.
+    """Configuration of a backbone and its features; checked when made, without loading Keras.
 
     Attributes:
-        name: a backbone of ``BACKBONES``; case, ``-`` and ``_`` do not matter.
-        alpha: width multiplier of the MobileNets (1.0 when None); None for all others.
-        layer: the layer whose output is wanted; None for the last one before the classifier.
+        name: Name in ``BACKBONES``; case, ``-`` and ``_`` do not matter.
+        alpha: Width multiplier of the MobileNets (1.0 when None); None for all others.
+        layer: Layer whose output the features are; None for the last one before the classifier.
             Layers that Keras numbers are named as in a fresh process (``conv2d_93``).
-        pooling: ``none`` for the layer's whole map, ``avg`` or ``max`` over its positions.
+        pooling: Reduction of the layer's map: ``none`` keeps all of it, ``avg`` and ``max`` reduce it
+            over its positions.
         image_size: (height, width) of the input in pixels; None for the family's own.
-        preprocessing: ``own`` is the family's ``preprocess_input``; ``rescale`` divides by 255
-            instead, to reproduce models that were trained so. Families that normalize inside
-            the model (EfficientNet, EfficientNetV2, MobileNetV3, ConvNeXt) refuse ``rescale``,
-            which would normalize twice.
-        precision: of the computation: ``float32``, ``bfloat16``, ``float16``, or ``auto`` for
-            what is fast on the device (see ``backbones.precision.resolve_precision``); the
-            MobileNets and EfficientNetV2, whose features rounding changes much, turn it into
-            ``float32``.
-        weights: ``imagenet``, ``random:SEED``, or the path or URI of a weights file (.h5,
+        preprocessing: Preprocessing of pixels: ``own`` is the family's ``preprocess_input``;
+            ``rescale`` divides by 255 instead, to reproduce models that were trained so. Families
+            that normalize inside the model (EfficientNet, EfficientNetV2, MobileNetV3, ConvNeXt)
+            refuse ``rescale``, which would normalize twice.
+        precision: Number format of the computation: ``float32``, ``bfloat16``, ``float16``, or
+            ``auto`` for what is fast on the device (see :mod:`bottleneck.backbones.precision`).
+            The MobileNets and EfficientNetV2, whose features rounding changes much, turn ``auto``
+            into ``float32``.
+        weights: Weights: ``imagenet``, ``random:SEED``, or the path or URI of a weights file (.h5,
             .weights.h5, .keras or .npz); ``none`` for a backbone without weights.
-        weights_sha256: hex digest that the weights file must have; None to accept any.
+        weights_sha256: SHA-256 (hex) that the weights file must have; None to accept any.
 
     Raises:
-        BackboneError: a value is not allowed, or not with this backbone.
+        BackboneError: A value is not allowed, or not with this backbone.
     """
 
     name: str = "vgg16"
@@ -110,7 +113,7 @@ class BackboneConfig:
 
     @property
     def seed(self) -> int | None:
-        """The seed of ``random:SEED`` weights; None for weights of another kind."""
+        """Seed of ``random:SEED`` weights; None for weights of another kind."""
         match = _RANDOM.fullmatch(self.weights)
         return int(match[1]) if match else None
 
@@ -202,7 +205,7 @@ class BackboneConfig:
 
 
 def weights_file_name(uri: str) -> str:
-    """The URI's last part, without the query (``?...``) where that is not part of the name."""
+    """Returns the URI's last part, without a query (``?...``) that is not part of the name."""
     name = uri.rsplit("/", 1)[-1]
     return name.partition("?")[0] if scheme_of(uri) in ("http", "https") else name
 
@@ -217,12 +220,12 @@ def backbone_of(spec: FeatureSpec, weights: str | None = None) -> BackboneConfig
 
     Args:
         spec: The specification; it holds a digest of the weights, not the weights.
-        weights: Where they are; found out from the digest when not given: a seed, else Keras's.
+        weights: Path or URI of the weights; when None, the seed in the digest, else Keras's own.
 
     Raises:
         BackboneError: The combination is not possible.
     """
-    drawn = re.match(r"random:(\d+) ", spec.weights)
+    seeded = re.match(r"random:(\d+) ", spec.weights)
     if spec.backbone == CHANNEL_MEANS:
         if weights is not None:
             raise BackboneError(f"{CHANNEL_MEANS} has no weights; drop --weights {weights}")
@@ -232,7 +235,7 @@ def backbone_of(spec: FeatureSpec, weights: str | None = None) -> BackboneConfig
             preprocessing=spec.preprocessing,
             weights="none",
         )
-    found = weights or (f"random:{drawn[1]}" if drawn else "imagenet")
+    found = weights or (f"random:{seeded[1]}" if seeded else "imagenet")
     return BackboneConfig(
         spec.backbone,
         alpha=spec.alpha,

@@ -1,4 +1,4 @@
-"""The families of backbones that there are, and their names."""
+"""The known backbones: their names, and what differs between their families."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from bottleneck.errors import BackboneError
 
+#: Name of the built-in backbone of tests and benchmarks.
 CHANNEL_MEANS = "channel-means"
 
 
@@ -17,17 +18,17 @@ class Family:
     """One model of ``keras.applications``.
 
     Attributes:
-        name: as ``--backbone`` takes it.
-        module: the module in ``keras.applications`` that holds ``preprocess_input``.
-        constructor: the model's function in ``keras.applications``.
-        size: side in pixels of the square input that the ImageNet weights were trained on.
-        min_size: the smallest side that Keras accepts, in pixels.
-        normalizes_inside: the model's first layers do the preprocessing and its
+        name: Name that ``--backbone`` takes.
+        module: Module in ``keras.applications`` that holds ``preprocess_input``.
+        constructor: The model's function in ``keras.applications``.
+        size: Side in pixels of the square input that the ImageNet weights were trained on.
+        min_size: Smallest side that Keras accepts, in pixels.
+        normalizes_inside: Whether the model's first layers do the preprocessing, so that its
             ``preprocess_input`` changes nothing.
-        alphas: width multipliers that have ImageNet weights; empty for a family without alpha.
-        imagenet_rescales: the architecture for the ImageNet weights has one layer more (a
+        alphas: Width multipliers that have ImageNet weights; empty for a family without alpha.
+        imagenet_rescales: Whether the architecture for the ImageNet weights has one layer more (a
             correction of their training's normalization) than the one for other weights.
-        rounds_badly: rounding grows through the model, so ``auto`` precision means float32.
+        rounds_badly: Whether rounding grows through the model, so that ``auto`` means float32.
             Change of the features (norm) by bfloat16, by float16: MobileNet 0.25 with its real
             weights, 200 photos, pooled 11 %, 1.1 %; with seeded weights MobileNetV2 10 %,
             1.5 %, MobileNetV3 4 %, 0.8 %, EfficientNetV2 15 %, 2.7 %; VGG16 0.7 %, 0.1 %.
@@ -106,16 +107,16 @@ def _families() -> Iterable[Family]:
 
 
 FAMILIES: dict[str, Family] = {family.name: family for family in _families()}
-# The tiny built-in: an image's features are the means of its R, G and B. Exact and cheap, so
-# that a test can tell which image some features belong to and a benchmark costs no model time.
+#: Names of all backbones. The built-in one makes the means of R, G and B: exact and cheap, so that
+#: a test can tell which image some features belong to and a benchmark costs no model time.
 BACKBONES: tuple[str, ...] = (*FAMILIES, CHANNEL_MEANS)
 
 
 def canonical_name(name: str) -> str:
-    """The registry's spelling of ``name``: ``VGG16`` and ``efficientnet_b0`` are understood.
+    """Returns the spelling of ``name`` in ``BACKBONES``; ``efficientnet_b0`` is understood.
 
     Raises:
-        BackboneError: there is no such backbone; the message offers the nearest names.
+        BackboneError: There is no such backbone; the message offers the nearest names.
     """
     known = {_plain(known): known for known in BACKBONES}
     if _plain(name) in known:
@@ -126,14 +127,14 @@ def canonical_name(name: str) -> str:
     )
 
 
-#: Of more names than this only some are told. All families are fewer.
+#: Maximum number of names that a message lists; there are fewer families.
 _MOST_NAMES = 60
 
 
 def nearest(name: str, names: Iterable[str], what: str) -> str:
-    """A phrase that offers the names most like ``name``, or the names when none is like it.
+    """Returns a phrase that offers the names most like ``name``, or all names if none is like it.
 
-    Of very many the last are told: of a backbone's layers those that features are taken from.
+    Of very many names the last are listed: the layers that features are usually taken from.
     """
     names = list(names)
     close = difflib.get_close_matches(name, names, n=5, cutoff=0.5)

@@ -15,7 +15,7 @@ _PATCH_LOCK = threading.RLock()
 
 @contextlib.contextmanager
 def keras_requests(answer: Callable[..., str]) -> Iterator[None]:
-    """Within the block, ``answer(fname, origin, ...)`` says where a file is that Keras asks for.
+    """Lets ``answer(fname, origin, ...)`` say where a file is that Keras asks for, in the block.
 
     The constructors of ``keras.applications`` alone know which file holds their ImageNet weights,
     and download it with ``keras.src.utils.file_utils.get_file``, without a lock, a timeout or a

@@ -33,12 +33,12 @@ _BUILD_LOCK = threading.RLock()
 
 @dataclass(frozen=True)
 class BuiltModel:
-    """A backbone's Keras model and what is known of it only after building.
+    """A backbone's Keras model, and what is known only after building it.
 
     Attributes:
         model: (N, height, width, 3) uint8 RGB → (N, ...shape) float32.
-        layer: name of the layer whose output (pooled or not) the features are.
-        weights_digest: as ``FeatureSpec.weights``.
+        layer: Name of the layer whose output (pooled or not) the features are.
+        weights_digest: Digest of the weights, as in ``FeatureSpec.weights``.
     """
 
     model: Any
@@ -47,15 +47,15 @@ class BuiltModel:
 
 
 def build_model(config: BackboneConfig, precision: str) -> BuiltModel:
-    """Build the model of ``config``, weights and preprocessing included.
+    """Builds the model of ``config``, weights and preprocessing included.
 
     Args:
-        config: which backbone; any but ``channel-means``.
+        config: Configuration of the backbone; any but ``channel-means``.
         precision: ``float32``, ``bfloat16`` or ``float16``.
 
     Raises:
-        BackboneError: no such layer, pooling of a layer that is no map, or weights that cannot
-            be had or do not fit.
+        BackboneError: There is no such layer, a layer that is not a map should be pooled, or the
+            weights are not available or do not fit.
     """
     import keras
 
@@ -78,7 +78,7 @@ def build_model(config: BackboneConfig, precision: str) -> BuiltModel:
 
 
 def channel_means_model(config: BackboneConfig) -> Any:
-    """The Keras model that computes what the built-in ``channel-means`` backbone does."""
+    """Builds the Keras model that computes what the built-in ``channel-means`` backbone does."""
     import keras
 
     with _neutral_keras():
@@ -91,7 +91,7 @@ def channel_means_model(config: BackboneConfig) -> Any:
 
 @contextlib.contextmanager
 def _neutral_keras() -> Iterator[None]:
-    """Build under float32 whatever the global policy, and put policy and random state back."""
+    """Sets the global policy to float32 in the block, and restores policy and random state."""
     import keras
 
     with _BUILD_LOCK:
@@ -124,7 +124,7 @@ def _application(config: BackboneConfig, family: Family, weights: str | None) ->
 
 
 def _loaded(config: BackboneConfig, family: Family) -> tuple[Any, str, str]:
-    """The application with its weights, their digest, and the wanted layer's name."""
+    """Returns the application with its weights, their digest, and the name of the layer."""
     if config.weights == "imagenet":
         file, base = imagenet_file(
             lambda: _application(config, family, "imagenet"), config.name, config.weights_sha256
@@ -148,7 +148,7 @@ class _NotOfficialError(Exception):
 
 
 def _official(config: BackboneConfig, family: Family, file: WeightsFile) -> Any | None:
-    """The ImageNet architecture with ``file`` loaded, if it differs and ``file`` is Keras's own.
+    """Returns the ImageNet architecture with ``file`` loaded, if it differs and is Keras's file.
 
     EfficientNet's has a layer that corrects the normalization those weights were trained with;
     Keras leaves it out when the same file is given by path, and the features come out wrong.
@@ -188,7 +188,7 @@ def _up_to(base: Any, layer: str) -> Any:
 
 
 def _with_precision(base: Any, precision: str) -> Any:
-    """A copy whose layers compute in ``precision`` and keep their variables in float32.
+    """Returns a copy whose layers compute in ``precision`` and keep their variables in float32.
 
     Layers that normalize pixels stay float32: their input has 8 significant bits, their output
     should be rounded once, not at each of three steps.

@@ -1,4 +1,4 @@
-"""In which number format a backbone computes, decided from facts about the machine.
+"""The number format in which a backbone computes, decided from facts about the machine.
 
 bfloat16 pays where the processor multiplies it in hardware (AMX or AVX-512 BF16; NVIDIA from
 Ampere on); elsewhere it is emulated and slower than float32. Measured for VGG16 on two cores with
@@ -18,20 +18,20 @@ from bottleneck.errors import BackboneError
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
-# Names in /proc/cpuinfo of the instruction sets with bfloat16 dot products.
+#: Names in /proc/cpuinfo of the instruction sets with bfloat16 dot products.
 _BFLOAT16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
-# NVIDIA compute capabilities: 8.0 (Ampere) has bfloat16 tensor cores, 7.0 (Volta) float16 ones.
+#: NVIDIA compute capabilities: 8.0 (Ampere) has bfloat16 tensor cores, 7.0 (Volta) float16 ones.
 _BFLOAT16_CAPABILITY = (8, 0)
 _FLOAT16_CAPABILITY = (7, 0)
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """What ``resolve_precision`` needs to know of the device a backbone runs on.
+    """Facts about the device of a backbone that decide its precision.
 
     Attributes:
-        cpu_flags: instruction sets as /proc/cpuinfo names them; empty where there is no such file.
-        gpu_capability: lowest CUDA compute capability (major, minor) of the GPUs that this
+        cpu_flags: Instruction sets as /proc/cpuinfo names them; empty where there is no such file.
+        gpu_capability: Lowest CUDA compute capability (major, minor) of the GPUs that this
             process sees; None without a GPU.
     """
 
@@ -40,7 +40,7 @@ class Hardware:
 
 
 def resolve_precision(precision: str, hardware: Hardware) -> str:
-    """The precision to compute in: ``precision`` itself, or what ``auto`` means on ``hardware``.
+    """Returns the precision to compute in: the given one, or what ``auto`` means on ``hardware``.
 
     Returns:
         ``float32``, ``bfloat16`` or ``float16``.
@@ -62,13 +62,13 @@ def resolve_precision(precision: str, hardware: Hardware) -> str:
 
 
 def detect_hardware() -> Hardware:
-    """Facts about this process's own device; loads Keras's backend to ask for GPUs."""
+    """Returns facts about this process's own device; loads Keras's backend to ask for GPUs."""
     capabilities = [c for c in _gpu_capabilities() if c is not None]
     return Hardware(cpu_flags(), min(capabilities) if capabilities else None)
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """Instruction sets of the first processor that ``cpuinfo`` lists; empty if it can't be read."""
+    """Returns the instruction sets of the first processor in ``cpuinfo``; empty if unreadable."""
     try:
         lines = cpuinfo.read_text(encoding="utf-8").splitlines()
     except OSError:

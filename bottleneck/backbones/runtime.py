@@ -1,4 +1,4 @@
-"""Sets up the library that computes: devices, precision, compilation."""
+"""Set-up of the library that computes: devices, precision, compilation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import numpy.typing as npt
 
 from bottleneck.errors import BackboneError
 
+#: (N, height, width, 3) uint8 RGB.
 Images = npt.NDArray[np.uint8]
+#: (N, *shape) float32.
 Features = npt.NDArray[np.float32]
 
 
@@ -48,7 +50,7 @@ def configure_backend(threads: int) -> None:
 
 
 def require_exact_float32(precision: str) -> None:
-    """Disables TF32, which multiplies with 19 bits on Ampere and later GPUs, for float32."""
+    """Disables TF32, which would compute float32 with reduced precision on recent NVIDIA GPUs."""
     import keras
 
     if precision == "float32" and keras.backend.backend() == "tensorflow":
@@ -62,7 +64,7 @@ def compiled(
 ) -> Callable[[npt.NDArray[Any]], Features]:
     """Returns a model as a function of one batch shape.
 
-    On TensorFlow without XLA, which made VGG16 slower on the CPU (4.7 against 5 images/s).
+    TensorFlow does without XLA, which made VGG16 slower on a CPU (4.7 against 5 images/s).
 
     Args:
         model: ``keras.Model`` of one input and one output.

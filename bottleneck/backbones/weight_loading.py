@@ -1,4 +1,4 @@
-"""Weights into a Keras model: from a file of any format, whole or not at all, or seeded."""
+"""Loads weights into a Keras model: from a file of any format, all or nothing, or seeded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bottleneck.errors import BackboneError
 
 
 def layer_names(model: Any) -> dict[str, Any]:
-    """The model's layers by names that do not depend on what else this process has built.
+    """Returns a model's layers by names that do not depend on what else this process built.
 
     Keras numbers unnamed layers through the life of a process, so one model's ``conv2d_93`` is
     the next one's ``conv2d_187``. Here each kind is counted from the model's own first layer, in
@@ -38,7 +38,7 @@ def layer_names(model: Any) -> dict[str, Any]:
 
 
 def _auto_numbered(layer: Any) -> tuple[str, int] | None:
-    """The (kind, number) of a name that Keras made up from the layer's class; None for others."""
+    """Returns (kind, number) of a name that Keras derived from a class; None for other names."""
     match = re.fullmatch(r"(\D.*?)(?:_(\d+))?", layer.name)
     if match is None or match[1].replace("_", "") != type(layer).__name__.lower():
         return None
@@ -46,18 +46,18 @@ def _auto_numbered(layer: Any) -> tuple[str, int] | None:
 
 
 def load_weights(model: Any, part: Any, path: Path, backbone: str) -> None:
-    """Load a weights file; every weight that ``part`` needs must come from it.
+    """Loads a weights file; every weight that ``part`` needs must come from it.
 
     Args:
-        model: the whole Keras application without its classifier, in float32.
-        part: the model up to the wanted layer, made of ``model``'s layers.
-        path: ``.npz`` with arrays named ``layer/variable`` (``block1_conv1/kernel``), which must
-            hold all of ``part`` and nothing that ``model`` lacks; or ``.h5``, ``.hdf5``,
-            ``.weights.h5`` or ``.keras``, which must hold all of ``model``.
-        backbone: for messages.
+        model: Keras application without its classifier, in float32.
+        part: Model up to the wanted layer, made of ``model``'s layers.
+        path: A ``.npz`` file with arrays named ``layer/variable`` (``block1_conv1/kernel``), which
+            must hold all of ``part`` and nothing that ``model`` lacks; or a ``.h5``, ``.hdf5``,
+            ``.weights.h5`` or ``.keras`` file, which must hold all of ``model``.
+        backbone: Name of the backbone, for messages.
 
     Raises:
-        BackboneError: the file cannot be read or does not fit; ``model`` is then unusable.
+        BackboneError: The file cannot be read or does not fit; ``model`` is then unusable.
     """
     try:
         if path.suffix.lower() == ".npz":
@@ -96,7 +96,7 @@ def _load_keras(model: Any, path: Path) -> None:
 
 
 def _require_same_order(model: Any, path: Path) -> None:
-    """Refuse a legacy file whose layers are ours in another order: Keras loads those by position.
+    """Refuses a legacy file whose layers are in another order: Keras loads those by position.
 
     Only names that both have are compared. Official files carry older spellings of some names,
     and names that Keras numbered mean nothing.
@@ -145,14 +145,15 @@ def _weights_by_name(model: Any) -> dict[str, Any]:
 
 
 def set_random_weights(model: Any, seed: int) -> str:
-    """Give every kernel seeded He-uniform values; biases and statistics keep their initial ones.
+    """Gives every kernel seeded He-uniform values; biases and statistics keep their initial ones.
 
-    NumPy draws them, so they are the same bits on every machine and Keras backend, and neither
-    Keras's nor NumPy's global seed is touched. He's scale keeps activations of one size through
-    many layers, where Keras's default lets MobileNet's features shrink to 1e-15.
+    NumPy samples them, so they are the same bits on every machine and Keras backend, and neither
+    Keras's nor NumPy's global seed is touched. He's scale (He et al. 2015) keeps the size of
+    activations through many layers, where Keras's default lets MobileNet's features shrink to
+    1e-15.
 
     Returns:
-        Hex sha256 of all weights of the model.
+        SHA-256 (hex) of all weights of the model.
     """
     for index, weight in enumerate(model.weights):
         shape = tuple(weight.shape)
@@ -168,7 +169,7 @@ def set_random_weights(model: Any, seed: int) -> str:
 
 
 def arrays_sha256(model: Any) -> str:
-    """Hex sha256 of the shapes and values of all weights of a model, in the model's order."""
+    """Returns the SHA-256 (hex) of the shapes and values of all weights, in the model's order."""
     digest = hashlib.sha256()
     for weight in model.weights:
         array = np.ascontiguousarray(weight.numpy())

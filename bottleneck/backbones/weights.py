@@ -1,6 +1,6 @@
-"""Where a backbone's weights file comes from: Keras's own, a path, or any fsspec URI.
+"""Provides a backbone's weights file: Keras's own, a path, or any fsspec URI.
 
-A file is fetched once a node however many actors ask for it: the first holds a lock while it
+A file is fetched once per node however many actors ask for it: the first holds a lock while it
 downloads beside the final name and renames, the others wait and find it. Nothing here loads
 Keras unless ImageNet weights are asked for.
 """
@@ -26,7 +26,7 @@ from bottleneck.errors import BackboneError
 from bottleneck.storage.files import download, stat_uri
 from bottleneck.storage.uris import is_local, local_path
 
-# A silent server is given up after this long; a slow one is not.
+#: Seconds without a byte after which a download is given up.
 _DOWNLOAD_TIMEOUT_S = 60
 
 
@@ -35,8 +35,8 @@ class WeightsFile:
     """A weights file on this node.
 
     Attributes:
-        path: of the local file.
-        sha256: hex digest of its bytes.
+        path: Path of the local file.
+        sha256: SHA-256 (hex) of its bytes.
     """
 
     path: Path
@@ -44,28 +44,28 @@ class WeightsFile:
 
 
 def cache_dir() -> Path:
-    """Where fetched weights are kept: ``$BOTTLENECK_CACHE`` or ~/.cache/bottleneck-features."""
+    """Returns the cache of weights: ``$BOTTLENECK_CACHE`` or ~/.cache/bottleneck-features."""
     root = os.environ.get("BOTTLENECK_CACHE") or "~/.cache/bottleneck-features"
     return Path(root).expanduser() / "weights"
 
 
 def keras_models_dir() -> Path:
-    """Where Keras keeps the weights of its applications: ``$KERAS_HOME`` or ~/.keras, /models."""
+    """Returns the folder of Keras's weights: ``$KERAS_HOME/models`` or ~/.keras/models."""
     return Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "models"
 
 
 def resolve_weights(uri: str, sha256: str | None = None) -> WeightsFile:
-    """Make a weights file local and tell its digest.
+    """Makes a weights file local and computes its digest.
 
-    A local path is used where it lies; anything else is copied once a node into ``cache_dir()``
-    under a name made of the URI and what the store says of its version (ETag, or size and time).
+    A local path is used in place; anything else is copied once per node into ``cache_dir()``, under
+    a name made of the URI and the file's version in the store (ETag, or size and time).
 
     Args:
-        uri: path or fsspec URI of the file.
-        sha256: hex digest that its bytes must have; None to accept any.
+        uri: Path or fsspec URI of the file.
+        sha256: SHA-256 (hex) that its bytes must have; None to accept any.
 
     Raises:
-        BackboneError: the file cannot be had, or has another digest.
+        BackboneError: The file cannot be read, or has another digest.
     """
     try:
         local = local_path(uri) if is_local(uri) else _cached_copy(uri)
@@ -86,22 +86,22 @@ def resolve_weights(uri: str, sha256: str | None = None) -> WeightsFile:
 def imagenet_file(
     build: Callable[[], Any], backbone: str, sha256: str | None = None
 ) -> tuple[WeightsFile, Any]:
-    """Have Keras build an application with its ImageNet weights, fetched once a node.
+    """Builds a Keras application with its ImageNet weights, downloading them once per node.
 
-    Keras alone knows which file an application needs. Its request for it is answered here, so
-    that the download is locked, atomic, bounded in time and silent, none of which Keras's is.
+    Only Keras knows which file an application needs. Its request for the file is answered here, so
+    that the download is locked, atomic, bounded in time and silent, none of which Keras's own is.
 
     Args:
-        build: calls the application's constructor with ``weights="imagenet"``.
-        backbone: for messages.
-        sha256: hex digest that the file must have; None to accept any.
+        build: Calls the application's constructor with ``weights="imagenet"``.
+        backbone: Name of the backbone, for messages.
+        sha256: SHA-256 (hex) that the file must have; None to accept any.
 
     Returns:
         The file, and what ``build`` returned.
 
     Raises:
-        BackboneError: the file cannot be downloaded; the message says where to put it. Or it
-            has another digest.
+        BackboneError: The file cannot be downloaded (the message says where to put it), or has
+            another digest.
     """
     files: list[WeightsFile] = []
 
@@ -123,7 +123,7 @@ def imagenet_file(
 
 @contextlib.contextmanager
 def node_lock(path: Path) -> Iterator[None]:
-    """Hold the lock that processes of this node use for ``path``; freed even by a SIGKILL."""
+    """Holds the lock that processes of this node use for ``path``; freed even by a SIGKILL."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -131,13 +131,13 @@ def node_lock(path: Path) -> Iterator[None]:
 
 
 def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
+    """Returns the SHA-256 (hex) of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def file_matches(path: Path, file_hash: str | None) -> bool:
-    """Whether a file has the hash (sha256 or md5, hex) that Keras states; True without one."""
+    """Returns whether a file has the hash (SHA-256 or MD5) that Keras states; True without one."""
     if file_hash is None:
         return True
     algorithm = "sha256" if len(file_hash) == 64 else "md5"
@@ -156,7 +156,7 @@ def _cached_copy(uri: str) -> Path:
 
 
 def _once(target: Path, write: Callable[[Path], object]) -> None:
-    """Have ``target`` written by one process of this node, whole or not at all."""
+    """Lets one process of this node write ``target``, whole or not at all."""
     if target.exists():
         return
     with node_lock(target):
@@ -164,7 +164,7 @@ def _once(target: Path, write: Callable[[Path], object]) -> None:
             return
         prefix = f".partial-{target.name}-"
         for abandoned in target.parent.glob(f"{prefix}*"):
-            # Of a process that was killed: the lock is ours, so nobody is writing there.
+            # Left by a process that was killed: we hold the lock, so nobody is writing there.
             shutil.rmtree(abandoned, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=prefix) as folder:
             partial = Path(folder) / target.name

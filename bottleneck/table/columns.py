@@ -43,7 +43,7 @@ def row_group_rows(feature_length: int) -> int:
 
 
 def encoded_row_bytes(spec: FeatureSpec) -> float:
-    """Expected size in a shard of one image's row, until the table's own shards tell."""
+    """Returns the expected size of one row in a shard, in bytes, before there are any shards."""
     kind = "map" if len(spec.shape) > 1 else "vector"
     share = _ENCODED_SHARE[kind, spec.precision == "float32"]
     return share * 4 * spec.length + _IDENTITY_BYTES
@@ -71,7 +71,7 @@ def to_numpy(features: pa.Array | pa.ChunkedArray, shape: Sequence[int]) -> npt.
     """Returns features as an array, without copying when they are one chunk.
 
     Args:
-        features: list<float32> without nulls (select rows whose status is ``ok`` first).
+        features: List<float32> without nulls (select rows whose status is ``ok`` first).
         shape: Shape of one image's features, such as (7, 7, 512).
 
     Returns:

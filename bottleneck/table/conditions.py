@@ -80,7 +80,7 @@ def columns_of(where: pc.Expression, schema: pa.Schema, table_uri: str) -> list[
 
 
 def _needs(where: pc.Expression, without: pa.Table) -> bool:
-    """Whether a condition cannot be evaluated without the column that was taken away."""
+    """Returns whether a condition cannot be evaluated without the column that was taken away."""
     try:
         without.filter(where)
     except pa.ArrowException:

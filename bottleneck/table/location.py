@@ -39,7 +39,7 @@ def arrow_filesystem(uri: str) -> tuple[Any, str]:
 
 
 def delta_uri(uri: str) -> str:
-    """The table's address as delta-rs reads it, which takes ``%20`` in a path for a space.
+    """Returns the table's address for delta-rs, which takes ``%20`` in a path for a space.
 
     Raises:
         TableError: The address may not be asked.
@@ -54,7 +54,7 @@ def _require_safe(uri: str) -> None:
 
 
 def require_readable_name(uri: str) -> None:
-    """delta-rs takes ``%20`` in a local path for a space and loses the table it creates."""
+    """Refuses a local path with ``%20``: delta-rs takes it for a space and loses the table."""
     escape = re.search(r"%[0-9A-Fa-f]{2}", uri) if is_local(uri) else None
     if escape:
         raise TableError(
@@ -64,7 +64,7 @@ def require_readable_name(uri: str) -> None:
 
 
 def table_exists(uri: str) -> bool:
-    """Whether a Delta table is there, as far as storage answers."""
+    """Returns whether a Delta table is there, as far as storage answers."""
     try:
         return DeltaTable.is_deltatable(delta_uri(uri))
     except (DeltaError, OSError, ValueError):

@@ -212,7 +212,7 @@ class TableLog:
         )
 
     def _landed(self, commit_id: str) -> bool:
-        """Whether an entry of ours is in the log although its writer saw an error."""
+        """Returns whether an entry of ours is in the log although its writer saw an error."""
         for attempt in range(_ATTEMPTS):
             try:
                 self.delta.update_incremental()

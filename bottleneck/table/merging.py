@@ -64,7 +64,7 @@ def merge_shards(files: TableFiles, merge: ShardMerge) -> Shard | None:
 
 
 def _part(rows: pa.Table, first: int, count: int) -> pa.Table:
-    """Some rows; as a copy unless they are all, since a slice would keep the others in memory."""
+    """Returns some rows, copied unless they are all: a slice would keep the others in memory."""
     return rows if count == rows.num_rows else rows.take(pa.array(range(first, first + count)))
 
 
