@@ -42,8 +42,8 @@ class BackboneConfig:
         alpha: Width multiplier of the MobileNets (1.0 when None); None for all others.
         layer: Layer whose output the features are; None for the last one before the classifier.
             Layers that Keras numbers are named as in a fresh process (``conv2d_93``).
-        pooling: Reduction of the layer's map: ``none`` keeps all of it, ``avg`` and ``max`` reduce it
-            over its positions.
+        pooling: Reduction of the layer's map over its positions: ``avg``, ``max``, or ``none`` for
+            the whole map.
         image_size: (height, width) of the input in pixels; None for the family's own.
         preprocessing: Preprocessing of pixels: ``own`` is the family's ``preprocess_input``;
             ``rescale`` divides by 255 instead, to reproduce models that were trained so. Families
