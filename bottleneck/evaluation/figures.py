@@ -58,7 +58,7 @@ class Evaluation:
         labels: Names of the C classes.
         count: Number of rows N.
         accuracy: Share of rows whose most probable class is the true one.
-        top_k: k → share of rows whose true class is among the k most probable; for k of 1, 3 and 5
+        top_k: K → share of rows whose true class is among the k most probable; for k of 1, 3 and 5
             below C.
         log_loss: Mean of −ln(probability of the true class), in nats.
         calibration_error: Expected calibration error in 15 bins of equal width (Guo et al. 2017,

@@ -1,9 +1,9 @@
-"""Tar shards in the WebDataset layout: where each image lies in them, and its label.
+"""Tar shards in the WebDataset layout: the place of each image in them, and its label.
 
 Archives are read as streams of headers and are never extracted: an image is fetched later by its
 byte range, with one request. ``key.cls``, ``key.json`` (``{"label": …}`` or ``{"cls": …}``) or
 ``key.txt``, in this order, beside ``key.jpg`` hold its label; otherwise the folders of
-``<folder of the archive>/<member>`` tell label and split as they do for files (see
+``<folder of the archive>/<member>`` give label and split as for files (see
 ``sources.rules.Rules``).
 """
 
@@ -35,8 +35,8 @@ from bottleneck.storage.fingerprints import (
 from bottleneck.storage.object_stores import StoreOptions, open_store
 from bottleneck.storage.uris import is_local, is_object_store, local_path, split_object_uri
 
-#: Read ahead in a remote archive: headers and labels of members smaller than this cost a share of
-#: a request, larger members are skipped without being read.
+#: Bytes read ahead in a remote archive: headers and labels of smaller members cost a share of a
+#: request, larger members are skipped without being read.
 READ_AHEAD_BYTES = 4 * 1024 * 1024
 
 _LABEL_EXTENSIONS = ("cls", "json", "txt")
@@ -54,8 +54,8 @@ _MEMBER_SCHEMA = {
     "label": pl.String,
 }
 
-#: Image prefix of archives that were read before → (their fingerprint of then, their rows: image,
-#: label, split, fingerprint).
+#: Archives that were read before: image prefix → (their fingerprint, their rows with the columns
+#: image, label, split, fingerprint).
 KnownArchives = Mapping[str, tuple[str, pl.DataFrame]]
 
 
@@ -64,10 +64,10 @@ class Archive:
     """A tar file of the source.
 
     Attributes:
-        image: Its path relative to the source, the prefix of its images' identities.
+        image: Path relative to the source, the prefix of its images' identities.
         uri: Normalized URI.
-        size_bytes: Its size.
-        fingerprint: Of the whole archive.
+        size_bytes: Size in bytes.
+        fingerprint: Fingerprint of the whole archive.
     """
 
     image: str
@@ -83,17 +83,17 @@ def list_archives(
     known: KnownArchives | None,
     concurrency: int,
 ) -> Iterator[tuple[Archive, pl.DataFrame]]:
-    """Listing rows of each archive's images, several archives at a time.
+    """Returns listing rows of each archive's images; reads several archives at a time.
 
     Args:
-        archives: the tar files.
-        rules: extensions and layout.
-        tally: counts requests and skipped members.
-        known: see ``sources.listing.list_images``.
-        concurrency: archives read side by side.
+        archives: Tar files.
+        rules: Extensions and layout.
+        tally: Counters of requests and skipped members.
+        known: Archives that were read before; see ``sources.listing.list_images``.
+        concurrency: Number of archives read in parallel.
 
     Raises:
-        SourceError: an archive is compressed, damaged, truncated or cannot be read.
+        SourceError: An archive is compressed, damaged, truncated or cannot be read.
     """
 
     def rows_of(archive: Archive) -> pl.DataFrame:
@@ -107,7 +107,7 @@ def list_archives(
 
 
 def _known_rows(archive: Archive, rows: pl.DataFrame) -> pl.DataFrame:
-    """Makes listing rows of a table's again; offset and size stand in their fingerprints."""
+    """Turns rows of a table back into listing rows; their fingerprints hold offset and size."""
     return rows.select(
         "image",
         pl.lit(archive.uri).alias("uri"),
@@ -152,7 +152,7 @@ def _read_rows(archive: Archive, rules: Rules, tally: Tally) -> pl.DataFrame:
 def _read_members(
     archive: Archive, file: BinaryIO, tally: Tally
 ) -> tuple[pl.DataFrame, dict[str, dict[str, str]]]:
-    """Name, size and offset of all files in an archive that are no labels, and the labels."""
+    """Returns name, size and offset of all files in an archive but labels, and the labels."""
     start = file.read(8)
     for magic, name in _COMPRESSED.items():
         if start.startswith(magic):
@@ -193,7 +193,7 @@ def _read_members(
 
 
 def _check_end(archive: Archive, file: BinaryIO, offset: int) -> None:
-    """Tarfile takes damage and a missing end for the end: look whether it is one."""
+    """Refuses an archive without its end mark, whose damage ``tarfile`` takes for the end."""
     file.seek(offset)
     block = file.read(tarfile.BLOCKSIZE)
     if len(block) < tarfile.BLOCKSIZE:
@@ -226,7 +226,7 @@ def _parse_label(archive: Archive, member: str, extension: str, data: bytes) -> 
 
 
 def _labels_of(paths: pl.Series, labels: dict[str, dict[str, str]]) -> list[str | None]:
-    """Each path's label: of its name without the extension, else of its WebDataset key."""
+    """Returns each path's label: of its name without extension, else of its WebDataset key."""
     if not labels:
         return [None] * len(paths)
     found: list[str | None] = []
@@ -246,7 +246,7 @@ def _open_archive(archive: Archive, tally: Tally) -> BinaryIO:
 
 
 class _RemoteArchive(io.RawIOBase):
-    """A remote archive's bytes by range; every read is a request."""
+    """Bytes of a remote archive by range; every read is a request."""
 
     def __init__(self, archive: Archive, tally: Tally) -> None:
         self._archive = archive

@@ -32,25 +32,25 @@ from bottleneck.storage.uris import is_local, is_object_store, local_path, split
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-#: What S3 answers a list request with at most.
+#: Maximum number of keys in S3's answer to a list request.
 KEYS_PER_REQUEST = 1_000
 _PAGES_PER_FRAME = 64
 _LOCAL_PAGE = 50_000
-# Below this many levels prefixes are listed one after the other.
+#: Maximum depth at which a prefix is divided; deeper ones are listed in sequence.
 _MAX_PROBED_DEPTH = 3
 
 
 def list_files(uri: str, tally: Tally, concurrency: int) -> Iterator[pl.DataFrame]:
-    """All files below ``uri``, in pages, in no particular order.
+    """Lists all files below ``uri``, in pages, in no particular order.
 
     Args:
-        uri: normalised URI of a folder or prefix.
-        tally: counts requests and what is skipped on the way.
-        concurrency: prefixes of an object store that are listed side by side.
+        uri: Normalized URI of a folder or prefix.
+        tally: Counters of requests and skipped files.
+        concurrency: Number of prefixes of an object store that are listed in parallel.
 
     Raises:
-        SourceError: the folder is missing or any part of it cannot be listed. A listing is whole
-            or it fails: images missing from it would be taken for deleted ones.
+        SourceError: The folder is missing or any part of it cannot be listed. A listing is
+            complete or it fails: images missing from it would be taken for deleted ones.
     """
     if is_object_store(uri):
         return _list_objects(uri, tally, concurrency)
@@ -63,7 +63,7 @@ def _list_local(uri: str, tally: Tally) -> Iterator[pl.DataFrame]:
     root = str(local_path(uri))
     page = _Page([], [], [])
     # Folders still to read: path, path relative to the root with a final slash, and the (device,
-    # inode) of it and the folders above, by which a symlink that leads back up is recognised.
+    # inode) of it and the folders above, by which a symlink that leads back up is recognized.
     pending: list[tuple[str, str, frozenset[tuple[int, int]]]] = []
     try:
         status = os.stat(root)  # noqa: PTH116
@@ -105,7 +105,7 @@ class _Page:
 
 
 def _look_at(entry: os.DirEntry[str], tally: Tally) -> os.stat_result | None:
-    """The status of a folder or file, symlinks followed; None, and counted, if it is neither."""
+    """Returns the status of a folder or file, symlinks followed; counts anything else, as None."""
     if entry.name.startswith("."):
         tally.skip("hidden")
         return None
@@ -145,12 +145,12 @@ def _list_other(uri: str, tally: Tally) -> Iterator[pl.DataFrame]:
 
 
 def _list_objects(uri: str, tally: Tally, concurrency: int) -> Iterator[pl.DataFrame]:
-    """Lists prefixes side by side where that pays, in pages straight from Arrow.
+    """Lists prefixes in parallel where that pays, in pages straight from Arrow.
 
     The first request of a prefix is an ordinary one: up to 1,000 keys end there. If more follow
     and the first page lies in few folders, one more request asks for the folders, and they are
-    listed in parallel; if it lies in none or in many small ones, going on in sequence takes fewer
-    requests. So n keys in f folders cost at most n/1,000 + f + 2 requests (and two more a folder
+    listed in parallel; if it lies in none or in many small ones, continuing in sequence takes fewer
+    requests. So n keys in f folders cost at most n/1,000 + f + 2 requests (and two more per folder
     that is itself divided).
     """
     root, key = split_object_uri(uri)
@@ -176,7 +176,7 @@ def _list_objects(uri: str, tally: Tally, concurrency: int) -> Iterator[pl.DataF
 
 
 class _Walk:
-    """Lists the prefixes of one object-store source."""
+    """Walk over the prefixes of one object-store source."""
 
     def __init__(self, store: ObjectStore, root_key: str, concurrency: int, tally: Tally) -> None:
         self._store = store
@@ -189,7 +189,7 @@ class _Walk:
     def list_prefix(
         self, prefix: str, depth: int
     ) -> tuple[list[pl.DataFrame], list[tuple[str, int]]]:
-        """Pages of a prefix, and prefixes in it (with their depth) that are still to be listed."""
+        """Returns pages of a prefix, and prefixes in it (with depth) that remain to be listed."""
         stream = iter(
             obstore.list(
                 self._store, prefix or None, chunk_size=KEYS_PER_REQUEST, return_arrow=True
@@ -217,7 +217,7 @@ class _Walk:
         return frames, []
 
     def _probe(self, prefix: str, depth: int) -> tuple[list[pl.DataFrame], list[tuple[str, int]]]:
-        """The files directly in a prefix, and its folders."""
+        """Returns the files directly in a prefix, and its folders."""
         answer = obstore.list_with_delimiter(self._store, prefix or None, return_arrow=True)
         folders = list(answer["common_prefixes"])
         files = pa.RecordBatchReader.from_stream(answer["objects"]).read_all()
@@ -235,11 +235,11 @@ class _Walk:
 
 
 def object_page(batches: list[pa.RecordBatch], root_key: str) -> pl.DataFrame:
-    """A page of files from what obstore lists.
+    """Makes a page of files from obstore's listing.
 
     Args:
-        batches: columns path (the whole key), size, e_tag, last_modified.
-        root_key: the source's own key, without a final slash; stripped from the paths. Its own
+        batches: Columns path (the whole key), size, e_tag, last_modified.
+        root_key: The source's own key, without a final slash; stripped from the paths. Its own
             directory marker gets the path ``""``.
     """
     frame = pl.DataFrame(

@@ -1,7 +1,7 @@
-"""What images are there: folders, object-store prefixes, list files and tar shards → Arrow.
+"""Lists the images of a source: folders, object-store prefixes, list files and tar shards.
 
-One row an image: identity, URI, label, split, fingerprint (see ``sources.rows``). Nothing here
-opens an image; labels in tar shards and list files are read.
+The listing has one row per image: identity, URI, label, split, fingerprint (see
+:mod:`bottleneck.sources.rows`). No image is opened; labels in tar shards and list files are read.
 """
 
 from __future__ import annotations
@@ -32,22 +32,23 @@ def list_images(
     """Lists the images of a source.
 
     Args:
-        uri: a folder or object-store prefix, which may hold tar shards; a list file (a file whose
+        uri: Folder or object-store prefix, which may hold tar shards; a list file (a file whose
             name ends in one of ``LIST_EXTENSIONS``); or one tar shard. Any fsspec scheme.
-        layout: what the folders mean, one of ``LAYOUTS``; see ``sources.rules.Rules``. Only
-            ``auto`` goes with a list file, whose columns tell label and split.
-        extensions: accepted ones, in any case, with or without dot. List files are not filtered.
-        known_archives: by image prefix (``shards/000.tar``, without final slash): the fingerprint
-            under which an archive was read before, and *all* its rows of then (columns image,
-            label, split, fingerprint). An archive whose fingerprint is still that one is not read
-            again. Only for the same layout and extensions.
-        concurrency: requests in flight.
+        layout: Meaning of the folders, one of ``LAYOUTS``; see ``sources.rules.Rules``. A list
+            file, whose columns hold label and split, needs ``auto``.
+        extensions: Accepted extensions, in any case, with or without dot. List files are not
+            filtered.
+        known_archives: By image prefix (``shards/000.tar``, without final slash): fingerprint under
+            which an archive was read before, and *all* its rows (columns image, label, split,
+            fingerprint). An archive with the same fingerprint is not read again. They must have
+            been read with the same layout and extensions.
+        concurrency: Maximum number of requests in flight.
 
     Returns:
         The listing; see its attributes.
 
     Raises:
-        SourceError: the source is missing, empty, unreadable or malformed, the layout is not
+        SourceError: The source is missing, empty, unreadable or malformed, the layout is not
             allowed, or two images have one identity.
     """
     rules = Rules(layout, tuple(extensions))
@@ -57,7 +58,7 @@ def list_images(
     if found is not None and is_list_uri(uri):
         if layout != "auto":
             raise SourceError(
-                f"layout {layout!r} is not allowed for the list file {redact_uri(uri)}: it tells "
+                f"layout {layout!r} is not allowed for the list file {redact_uri(uri)}: it holds "
                 "label and split in columns; leave the layout at auto"
             )
         return build_listing([read_list(uri, tally, concurrency)], uri, rules, tally)
@@ -75,10 +76,10 @@ def list_images(
 
 
 def _stat_file(uri: str, tally: Tally) -> Stat | None:
-    """The size and fingerprint of a source that is one file, None for a folder or prefix.
+    """Returns size and fingerprint of a source that is one file, None for a folder or prefix.
 
     Raises:
-        SourceError: it is a local file of a kind that is no source.
+        SourceError: It is a local file that is not a source.
     """
     name = uri.rpartition("/")[2]
     is_source = is_list_uri(uri) or name.lower().endswith(f".{ARCHIVE_EXTENSION}")
@@ -113,7 +114,7 @@ def _not_a_source(uri: str) -> SourceError:
 def _list_folder(
     uri: str, rules: Rules, tally: Tally, concurrency: int
 ) -> tuple[list[pl.DataFrame], list[Archive]]:
-    """Listing rows of the plain files below ``uri``, and the tar archives there."""
+    """Returns listing rows of the plain files below ``uri``, and the tar archives there."""
     frames, archives = sift_pages(list_files(uri, tally, concurrency), uri, rules, tally)
     if not frames and not archives and not tally.skipped and not is_local(uri):
         if stat_uri(uri) is not None:

@@ -2,9 +2,8 @@
 
 Columns: ``uri`` (absolute, or relative to the list file); optional ``image`` (identity; default
 the ``uri`` as written, without passwords and signatures), ``label``, ``split`` and ``fingerprint``.
-Other columns are ignored.
-Without a fingerprint in the list each image is asked for its own: a stat for a local file, one
-HEAD request for an object.
+Other columns are ignored. Without a fingerprint in the list each image is looked up: a stat for a
+local file, one HEAD request for an object.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from bottleneck.storage.files import open_input, read_bytes, stat_uri
 from bottleneck.storage.fingerprints import MISSING_FINGERPRINT, list_fingerprints
 from bottleneck.storage.uris import identity_of, is_local, resolve_uri
 
+#: Extensions of list files.
 LIST_EXTENSIONS = ("csv", "jsonl", "ndjson", "json", "parquet")
 
 _COLUMNS = ("uri", "image", "label", "split", "fingerprint")
@@ -35,24 +35,24 @@ _STAT_SCHEMA = {"own": pl.String, "bytes": pl.Int64}
 
 
 def is_list_uri(uri: str) -> bool:
-    """Whether the name is a list file's."""
+    """Returns whether the name is that of a list file."""
     return uri.rpartition("/")[2].rpartition(".")[2].lower() in LIST_EXTENSIONS
 
 
 def read_list(uri: str, tally: Tally, concurrency: int) -> pl.DataFrame:
-    """Listing rows of all images in a list file; extensions do not matter here.
+    """Reads the listing rows of all images in a list file; their extensions do not matter.
 
     An image that does not exist keeps its row, with the fingerprint ``missing``, so that it ends
     in the table with the status ``missing``. A fingerprint that the list gives gets the prefix
     ``list:``.
 
     Args:
-        uri: normalised URI of the list file.
-        tally: counts requests.
-        concurrency: stats and HEAD requests in flight.
+        uri: Normalized URI of the list file.
+        tally: Counters of requests.
+        concurrency: Maximum number of stats and HEAD requests in flight.
 
     Raises:
-        SourceError: the list cannot be read, is malformed, has no column ``uri`` or an empty one.
+        SourceError: The list cannot be read, is malformed, has no column ``uri`` or an empty one.
     """
     rows = read_rows(uri)
     if not is_local(uri):
@@ -85,7 +85,7 @@ def read_list(uri: str, tally: Tally, concurrency: int) -> pl.DataFrame:
 
 
 def _stat_all(rows: pl.DataFrame, tally: Tally, concurrency: int) -> list[pl.Series]:
-    """Columns ``own`` (fingerprint) and ``bytes``; null where the list gave a fingerprint."""
+    """Returns columns ``own`` (fingerprint) and ``bytes``; null if the list has a fingerprint."""
 
     def stat_one(uri: str) -> tuple[str, int | None]:
         if not is_local(uri):
@@ -111,10 +111,10 @@ def _stat_all(rows: pl.DataFrame, tally: Tally, concurrency: int) -> list[pl.Ser
 
 
 def read_rows(uri: str, required: str = "uri") -> pl.DataFrame:
-    """The list's columns as text; those it does not have are null.
+    """Reads the list's columns as text; columns that it lacks are null.
 
     Raises:
-        SourceError: it cannot be read, is malformed, has no row or not the required column.
+        SourceError: It cannot be read, is malformed, has no row, or lacks the required column.
     """
     extension = uri.rpartition(".")[2].lower()
     try:
@@ -133,7 +133,7 @@ def read_rows(uri: str, required: str = "uri") -> pl.DataFrame:
             f"{one_line(e)}"
         ) from e
     if not frames or not sum(frame.height for frame in frames):
-        raise SourceError(f"{redact_uri(uri)} lists no image; it must have a row an image")
+        raise SourceError(f"{redact_uri(uri)} lists no image; it must have one row per image")
     return pl.concat(frames)
 
 
@@ -184,7 +184,7 @@ def _read_parquet(uri: str, required: str) -> pl.DataFrame:
 
 
 def _read_json(uri: str, required: str) -> Iterator[pl.DataFrame]:
-    """JSON Lines, or one JSON array of objects."""
+    """Reads JSON Lines, or one JSON array of objects."""
     with open_input(uri) as source:
         lines: Iterator[Any] = enumerate(source, 1)
         first = source.read(1)
@@ -215,8 +215,8 @@ def _parse_json(uri: str, number: int, line: Any, required: str) -> dict[str, An
         ) from e
     if not isinstance(row, dict):
         raise SourceError(
-            f"{redact_uri(uri)} is not well-formed JSON Lines: line {number} is no object; write "
-            'one {"uri": …} a line'
+            f"{redact_uri(uri)} is not well-formed JSON Lines: line {number} is not an object; "
+            'write one {"uri": …} per line'
         )
     if required not in row:
         _checked(uri, list(row), required)

@@ -1,7 +1,7 @@
-"""What a listing is: its columns, and how paths become images, labels and splits.
+"""A listing: its columns, and how paths become images, labels and splits.
 
-All of it is vectorised (Polars): no Python object is made for an image, because listings of
-10 million are meant to fit a driver.
+All of it is vectorized (Polars): there is no Python object per image, because a driver must hold
+listings of 10 million images.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from bottleneck.console.redaction import redact_uri
 from bottleneck.errors import SourceError
 from bottleneck.sources.rules import ARCHIVE_EXTENSION, Rules, extension_of, with_layout
 
-#: image: identity, the path relative to the source (``archive.tar/member`` in archives).
-#: uri: where the bytes are, of the archive for a tar member. label, split: null if unknown.
-#: fingerprint: tells a changed image without reading it. bytes: size; offset: first byte of a tar
-#: member within its archive, null for whole files.
+#: Columns of a listing. image: identity, the path relative to the source (``archive.tar/member``
+#: in archives). uri: where the bytes are, of the archive for a tar member. label, split: null if
+#: unknown. fingerprint: tells a changed image without reading it. bytes: size in bytes; offset:
+#: first byte of a tar member within its archive, null for whole files.
 LISTING_SCHEMA = pa.schema(
     [
         ("image", pa.string()),
@@ -36,7 +36,7 @@ LISTING_SCHEMA = pa.schema(
 )
 
 _PAGE_SCHEMA = {"path": pl.String, "bytes": pl.Int64, "fingerprint": pl.String}
-# int32 offsets bound an Arrow string array to 2 GiB; a million URIs stay far below.
+#: Maximum rows per chunk: int32 offsets bound an Arrow string array to 2 GiB.
 _CHUNK_ROWS = 1_000_000
 
 
@@ -45,14 +45,14 @@ class Listing:
     """The images of a source.
 
     Attributes:
-        images: one row an image in ``LISTING_SCHEMA``, sorted by ``image`` (UTF-8 byte order),
+        images: One row per image in ``LISTING_SCHEMA``, sorted by ``image`` (UTF-8 byte order),
             which is unique.
-        skipped: files that are no images, by reason: ``hidden`` (a path part starts with a dot; a
-            local hidden folder counts once), ``not_an_image_extension``,
+        skipped: Number of files that are not images, by reason: ``hidden`` (a path part starts
+            with a dot; a local hidden folder counts once), ``not_an_image_extension``,
             ``empty_directory_marker``, ``sidecar`` (label files in archives), ``not_a_file``,
             ``broken_link``, ``link_loop``, ``name_not_utf8``.
-        requests: requests to the storage service that the listing took, retries not counted.
-        archives: of each tar archive its fingerprint and number of images, by image prefix.
+        requests: Number of requests to the storage service, retries not counted.
+        archives: Fingerprint and number of images of each tar archive, by image prefix.
     """
 
     images: pa.Table
@@ -62,7 +62,7 @@ class Listing:
 
 
 class Tally:
-    """Counts from several threads: requests, and skipped files by reason."""
+    """Counters for several threads: requests, and skipped files by reason."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -84,7 +84,7 @@ class Tally:
 def page_frame(
     paths: Sequence[str], sizes: Sequence[int], fingerprints: Sequence[str]
 ) -> pl.DataFrame:
-    """A page of files: path relative to the source, bytes, fingerprint."""
+    """Makes a page of files: path relative to the source, bytes, fingerprint."""
     columns = {"path": paths, "bytes": sizes, "fingerprint": fingerprints}
     return pl.DataFrame(columns, schema=_PAGE_SCHEMA)
 
@@ -95,10 +95,10 @@ def sift(
     """Divides a page into its images and its tar archives, counting everything else.
 
     Args:
-        page: columns path, bytes, fingerprint and any others, which are kept.
-        rules: the accepted extensions.
-        tally: where skipped files are counted.
-        archives: whether tar files count as archives, or are skipped (those inside archives).
+        page: Columns path, bytes, fingerprint and any others, which are kept.
+        rules: Accepted extensions.
+        tally: Counters of skipped files.
+        archives: Whether tar files count as archives, or are skipped (those inside archives).
     """
     extension = extension_of()
     kind = (
@@ -121,7 +121,7 @@ def sift(
 
 
 def file_rows(page: pl.DataFrame, root: str, layout: str) -> pl.DataFrame:
-    """Listing rows of files under ``root``: image is the path, uri is ``root/path``."""
+    """Returns listing rows of files under ``root``: image is the path, uri is ``root/path``."""
     prefix = root if root.endswith("/") else root + "/"
     return with_layout(page, layout).select(
         pl.col("path").alias("image"),
@@ -144,7 +144,7 @@ def build_listing(
     """Sorts and checks listing rows.
 
     Raises:
-        SourceError: there is no image, or two images have one identity.
+        SourceError: There is no image, or two images have one identity.
     """
     kept = [frame for frame in frames if frame.height]
     if not kept:
@@ -175,7 +175,7 @@ def build_listing(
 
 
 def _in_order(frames: list[pl.DataFrame]) -> list[pl.DataFrame]:
-    """The frames sorted by image, as frames that follow one another.
+    """Returns the rows sorted by image, as frames that follow one another.
 
     Object stores list in order, so the frames of different prefixes usually only have to be put
     in order; only what overlaps is sorted as a whole.
@@ -189,7 +189,7 @@ def _in_order(frames: list[pl.DataFrame]) -> list[pl.DataFrame]:
 
 
 def _repeated(frames: list[pl.DataFrame]) -> list[str]:
-    """Identities that rows of ordered frames share with the row before them."""
+    """Returns the identities that rows of ordered frames share with the row before them."""
     again = [
         b.item(0, "image") for a, b in pairwise(frames) if a.item(-1, "image") == b.item(0, "image")
     ]
@@ -200,7 +200,7 @@ def _repeated(frames: list[pl.DataFrame]) -> list[str]:
 
 
 def to_arrow(rows: pl.DataFrame) -> pa.Table:
-    """Listing rows as Arrow in ``LISTING_SCHEMA``, in chunks of at most a million rows."""
+    """Converts listing rows to Arrow in ``LISTING_SCHEMA``, in chunks of at most a million rows."""
     names = LISTING_SCHEMA.names
     chunks = [
         rows.slice(start, _CHUNK_ROWS)

@@ -1,4 +1,4 @@
-"""Rules by which files of a source are images, and what folders mean."""
+"""Rules that decide which files of a source are images and what its folders mean."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import polars as pl
 
 from bottleneck.errors import SourceError
 
-#: What the folders of a source mean; see :class:`Rules`.
+#: Meanings of the folders of a source; see :class:`Rules`.
 Layout = Literal["auto", "flat", "label", "split-label"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
-#: Matched without regard to case.
+#: Extensions of images, matched without regard to case.
 DEFAULT_EXTENSIONS = (
     *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "dib", "tif", "tiff"),
     *("ppm", "pgm", "ico"),
 )
+#: Extension of tar archives.
 ARCHIVE_EXTENSION = "tar"
 
 _SPLITS = {
@@ -31,16 +32,16 @@ _SPLITS = {
 
 @dataclass(frozen=True)
 class Rules:
-    """Which files are images and what their folders mean; validated.
+    """Accepted extensions and the meaning of folders; validated.
 
     Attributes:
-        layout: one of ``LAYOUTS``. ``auto`` reads each path for itself: a first part that is
+        layout: One of ``LAYOUTS``. ``auto`` reads each path by itself: a first part that is
             train, validation, val, valid or test (in any case) is the split, the part after it
             the label; without such a part the first part is the label; files without a folder
             have neither. ``label``: the first part is the label, whatever its name.
             ``split-label``: the first part is the split, the second the label. ``flat``: neither.
             Folders below those named here have no meaning.
-        extensions: accepted ones, lower case, without dot.
+        extensions: Accepted extensions, in lower case, without dot.
     """
 
     layout: str = "auto"
@@ -60,12 +61,12 @@ class Rules:
         object.__setattr__(self, "extensions", bare)
 
     def accepted(self) -> str:
-        """The accepted extensions as text."""
+        """Returns the accepted extensions as text."""
         return ", ".join(f".{e}" for e in self.extensions)
 
 
 def extension_of(column: str = "path") -> pl.Expr:
-    """The lower-case extension of a path column without its dot; null if there is none."""
+    """Returns the lower-case extension of a path column without its dot; null without one."""
     return pl.col(column).str.extract(r"[^/]\.([^./]+)$").str.to_lowercase()
 
 
@@ -94,7 +95,7 @@ def with_layout(frame: pl.DataFrame, layout: str, column: str = "path") -> pl.Da
 
 
 def canonical_split(column: str = "split") -> pl.Expr:
-    """A split column with val and valid spelled validation; unknown names stay as they are."""
+    """Returns a split column with val and valid spelled validation; unknown names are kept."""
     lower = pl.col(column).str.to_lowercase()
     known = lower.replace_strict(_SPLITS, default=None, return_dtype=pl.String)
     return pl.coalesce(known, pl.col(column))

@@ -1,4 +1,4 @@
-"""Bytes from anywhere: images many at a time, with one request each.
+"""Reads images from anywhere: many at a time, with one request each.
 
 ``s3://``, ``gs://`` and ``az://`` are read through obstore, local paths with ``open``, any other
 scheme (``memory://``, ``http://``, …) through fsspec, which takes two requests where it is remote.
@@ -53,14 +53,14 @@ _TRANSIENT_ERRNO = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class FetchRequest:
-    """One image to read: a listing's row.
+    """One image to read, from a row of a listing.
 
     Attributes:
-        uri: normalised URI of the image, or of the archive that holds it.
-        offset: first byte of a tar member; None for a whole object.
-        length: bytes of the tar member; None for a whole object.
-        fingerprint: the listing's fingerprint. One that the user's list file gave (``list:…``)
-            is returned as it is; any other is ignored, for the answer's own.
+        uri: Normalized URI of the image, or of the archive that holds it.
+        offset: First byte of a tar member; None for a whole object.
+        length: Size of the tar member in bytes; None for a whole object.
+        fingerprint: Fingerprint in the listing. One from the user's list file (``list:…``) is
+            returned unchanged; any other is replaced by that of the answer.
     """
 
     uri: str
@@ -71,15 +71,15 @@ class FetchRequest:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """An image's bytes, or why there are none.
+    """Bytes of an image, or the reason why there are none.
 
     Attributes:
-        data: the bytes; None if ``status`` is set.
-        fingerprint: of the very answer that carried the bytes, in the listing's form; None when
-            nothing answered.
+        data: Bytes of the file; None if ``status`` is set.
+        fingerprint: Fingerprint of the answer that carried the bytes, in the form of listings;
+            None without an answer.
         status: None, or ``missing``, ``too_large``, ``truncated``, ``unreadable`` (until the image
             changes), or ``unavailable`` (storage, network, credentials or permission: try again).
-        error: one line; None if ``status`` is None.
+        error: Reason in one line; None if ``status`` is None.
     """
 
     data: bytes | None = None
@@ -99,17 +99,17 @@ _STATUS_OF_KIND = {
 
 @dataclass
 class Fetcher:
-    """Reads images concurrently, one request each; safe to pickle and to use in Ray workers.
+    """Reader of images, concurrent, one request each; can be pickled and used in Ray workers.
 
-    When storage stops answering, the first images wait out ``retry_s``; once ``concurrency`` of
-    them in a row have, the rest of the call is ``unavailable`` at once, so that an outage costs a
-    call about ``retry_s`` and not ``retry_s`` an image.
+    When storage stops answering, the first images wait for ``retry_s``. After ``concurrency`` of
+    them in a row the rest of the call is ``unavailable`` at once, so that an outage costs about
+    ``retry_s`` per call, not per image.
 
     Attributes:
-        concurrency: requests in flight.
-        timeout_s: seconds without a byte after which a request to an object store is given up.
-        max_bytes: larger images become ``too_large`` without their bytes being downloaded.
-        retry_s: seconds during which one image's transient failures are retried.
+        concurrency: Maximum number of requests in flight.
+        timeout_s: Seconds without a byte after which a request to an object store is given up.
+        max_bytes: Size above which an image is ``too_large`` and is not downloaded.
+        retry_s: Seconds during which one image's transient failures are retried.
     """
 
     concurrency: int = 32
@@ -122,7 +122,11 @@ class Fetcher:
         return {**self.__dict__, "_pool": None}
 
     def fetch(self, requests: Sequence[FetchRequest]) -> list[Fetched]:
-        """Reads all requests; the answers come in their order, and none of them raises."""
+        """Reads all requests.
+
+        Returns:
+            One answer per request, in their order; a failure is an answer, never an exception.
+        """
         if not requests:
             return []
         if self._pool is None:
@@ -132,7 +136,7 @@ class Fetcher:
         coming = iter(range(len(requests)))
 
         def fetch_the_next() -> None:
-            # Threads share the iterator: a future for each image would cost more than a local read.
+            # Threads share the iterator: one future per image would cost more than a local read.
             for number in coming:
                 answers[number] = call.fetch_one(requests[number])
 
@@ -149,7 +153,7 @@ class Fetcher:
 
 
 class _Call:
-    """One ``Fetcher.fetch``: its clients, and how many requests in a row found no answer."""
+    """State of one ``Fetcher.fetch``: its clients, and its requests in a row without an answer."""
 
     def __init__(self, fetcher: Fetcher) -> None:
         self._fetcher = fetcher
@@ -176,7 +180,7 @@ class _Call:
             else:
                 fetched = self._fetch_other(request)
         except Exception as e:
-            # Whatever a storage driver raises is this one image's failure.
+            # Any exception of a storage client is the failure of this one image.
             fetched = _failed(request.uri, e)
             answered = _is_denied(request.uri, e)
         with self._lock:
@@ -197,7 +201,7 @@ class _Call:
         if request.offset is None or request.length is None:
             answer = obstore.get(store, key)
         elif request.length == 0:
-            # An empty range cannot be asked for.
+            # HTTP has no empty range.
             answer = obstore.get(store, key, options={"head": True})
         else:
             span = (request.offset, request.offset + request.length)
@@ -253,7 +257,7 @@ def _complete(request: FetchRequest, data: bytes, fingerprint: str) -> Fetched:
 
 
 def _failed(uri: str, error: Exception) -> Fetched:
-    """Sorts an exception into a status; unknown trouble counts as passing, so it is tried again."""
+    """Turns an exception into a status; an unknown error is transient, so that it is retried."""
     if isinstance(error, SourceError):
         return Fetched(status=UNAVAILABLE, error=str(error))
     if is_object_store(uri):
@@ -264,8 +268,8 @@ def _failed(uri: str, error: Exception) -> Fetched:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return Fetched(status=MISSING, error="No such file")
     if isinstance(http_status, int):
-        passing = http_status >= 500 or http_status in {401, 403, 408, 425, 429}
-        return Fetched(status=UNAVAILABLE if passing else UNREADABLE, error=f"HTTP {http_status}")
+        transient = http_status >= 500 or http_status in {401, 403, 408, 425, 429}
+        return Fetched(status=UNAVAILABLE if transient else UNREADABLE, error=f"HTTP {http_status}")
     permanent = isinstance(error, IsADirectoryError | ValueError | ImportError)
     if is_local(uri) and isinstance(error, OSError):
         permanent = error.errno not in _TRANSIENT_ERRNO
@@ -273,7 +277,7 @@ def _failed(uri: str, error: Exception) -> Fetched:
 
 
 def _is_denied(uri: str, error: Exception) -> bool:
-    """Whether storage answered that this one image may not be read."""
+    """Returns whether storage answered that this one image may not be read."""
     if is_object_store(uri):
         return explain(error).kind == "denied"
     error = root_cause(error)

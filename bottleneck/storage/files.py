@@ -1,7 +1,7 @@
 """Single files anywhere: size and fingerprint, reading, writing, deleting.
 
-For list files, weights and summaries, not for images: those are read by
-``storage.fetcher.Fetcher``.
+These functions are for list files, weights and summaries. Images are read by
+:class:`bottleneck.storage.fetcher.Fetcher`.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _PIECE_BYTES = 8 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """What is known of a file without reading it.
+    """Size and fingerprint of a file, known without reading it.
 
     Attributes:
-        size_bytes: Its size.
-        fingerprint: In the listing's form.
+        size_bytes: Size in bytes.
+        fingerprint: Fingerprint, in the form of listings.
     """
 
     size_bytes: int
@@ -49,7 +49,7 @@ def fsspec_filesystem(uri: str) -> tuple[Any, str]:
 
 
 def stat_of_info(info: dict[str, Any]) -> Stat:
-    """The Stat in fsspec's answer, whose keys differ from one file system to the next."""
+    """Returns the Stat in fsspec's answer, whose keys differ between file systems."""
     if info.get("type") == "directory":
         raise IsADirectoryError(errno.EISDIR, "is a folder")
     size = int(info.get("size") or 0)
@@ -67,10 +67,10 @@ def stat_of_info(info: dict[str, Any]) -> Stat:
 
 
 def stat_uri(uri: str) -> Stat | None:
-    """Size and fingerprint of one file, or None if there is no such file; at most one request.
+    """Returns size and fingerprint of a file, None if there is none; takes at most one request.
 
     Raises:
-        SourceError: whether it exists cannot be told.
+        SourceError: Storage does not say whether it exists.
     """
     try:
         if is_object_store(uri):
@@ -91,19 +91,19 @@ def stat_uri(uri: str) -> Stat | None:
 
 
 def exists(uri: str) -> bool:
-    """Whether there is a file (locally also a folder) at ``uri``.
+    """Returns whether there is a file (locally also a folder) at ``uri``.
 
     Raises:
-        SourceError: that cannot be told.
+        SourceError: Storage does not say.
     """
     return stat_uri(uri) is not None
 
 
 def read_bytes(uri: str) -> bytes:
-    """All bytes of one file (a list file, weights).
+    """Reads all bytes of one file (a list file, weights).
 
     Raises:
-        SourceError: it is missing or cannot be read.
+        SourceError: It is missing or cannot be read.
     """
     try:
         if is_object_store(uri):
@@ -123,7 +123,7 @@ def download(uri: str, target: Path) -> None:
     """Copies one remote file to a local one, in pieces.
 
     Raises:
-        Exception: whatever the client of the storage raises; ``file_error`` words it.
+        Exception: Any error of the storage client; :func:`file_error` turns it into a message.
     """
     if not is_object_store(uri):
         filesystem, path = fsspec_filesystem(uri)
@@ -139,10 +139,10 @@ def download(uri: str, target: Path) -> None:
 
 
 def open_input(uri: str) -> BinaryIO:
-    """A seekable binary file to read; remote ones are read into memory first.
+    """Opens a seekable binary file for reading; a remote file is read into memory first.
 
     Raises:
-        SourceError: it is missing or cannot be read.
+        SourceError: It is missing or cannot be read.
     """
     if not is_local(uri):
         return io.BytesIO(read_bytes(uri))
@@ -153,10 +153,10 @@ def open_input(uri: str) -> BinaryIO:
 
 
 def write_bytes(uri: str, data: bytes) -> None:
-    """Writes one file whole: readers see the old one or the new one. Folders are made as needed.
+    """Writes a file atomically: readers see the old or the new one. Folders are made as needed.
 
     Raises:
-        SourceError: it cannot be written.
+        SourceError: It cannot be written.
     """
     try:
         if is_object_store(uri):
@@ -182,10 +182,10 @@ def write_bytes(uri: str, data: bytes) -> None:
 
 
 def delete(uri: str) -> None:
-    """Deletes one file; one that does not exist is no error.
+    """Deletes a file; a file that does not exist is not an error.
 
     Raises:
-        SourceError: it exists and cannot be deleted.
+        SourceError: It exists and cannot be deleted.
     """
     try:
         if is_object_store(uri):
@@ -205,7 +205,7 @@ def delete(uri: str) -> None:
 
 
 def file_error(uri: str, error: Exception) -> SourceError:
-    """The one line a user reads when a whole file or folder cannot be used; ``raise … from``."""
+    """Returns the error for a file or folder that cannot be used, to ``raise … from``."""
     if isinstance(error, SourceError):
         return error
     shown = redact_uri(uri)
@@ -222,13 +222,13 @@ def file_error(uri: str, error: Exception) -> SourceError:
 
 
 def reason_of(error: Exception) -> str:
-    """Returns in one line why a file could not be used: the system's words, where it gave any."""
+    """Returns the reason why a file cannot be used in one line, in the system's words if any."""
     told = getattr(error, "strerror", None)
     return one_line(str(told), "first") if told else one_line(error, "first", kind=True)
 
 
 def root_cause(error: Exception) -> Exception:
-    """What a file that is "not found" really met: fsspec's http says so of a 503 as well."""
+    """Returns the cause of a "not found" error: fsspec's http raises it for a 503 as well."""
     while isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
         if getattr(error.__cause__, "status", None) in {404, 410}:
             break

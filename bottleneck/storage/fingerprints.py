@@ -1,17 +1,17 @@
-"""Fingerprints of images, which tell whether one changed without reading it: their whole grammar.
+"""Fingerprints of images, which tell without reading whether an image changed: their grammar.
 
 ======================== =========================================================================
 ``etag:TAG``             an object's ETag, bare: listings, HEAD and GET quote it differently
 ``size+mtime:BYTES-NS``  a file without ETag: its size, and when it changed in ns since 1970
 ``ARCHIVE@FIRST+BYTES``  a tar member: its archive's fingerprint, its first byte and its size
-``list:TEXT``            what the user's list file gives
-``missing``              the list file names it and it does not exist
+``list:TEXT``            the text that the user's list file gives
+``missing``              an image that the list file names and that does not exist
 ``STATUS:SHA256``        a row of a features table, for predictions made from it
 ======================== =========================================================================
 
-Tables hold these texts: one that is made otherwise makes every image of its kind new. The same rule
-makes them whoever asks (listing, HEAD or GET), for one file (functions in the singular, text) and
-for a column (functions in the plural, Polars expressions).
+Tables hold these texts: a changed form would make every image of its kind new. One rule makes them
+for listings, HEAD and GET alike, for one file (functions in the singular, returning text) and for a
+column (functions in the plural, returning Polars expressions).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ETAG = "etag:"
 _SIZE_AND_MTIME = "size+mtime:"
 _LIST = "list:"
 
-# Where a tar member lies within its archive.
+#: Place of a tar member within its archive.
 _PLACE = r"@(\d+)\+(\d+)$"
 
 _NS_PER_S = 1_000_000_000
@@ -48,7 +48,7 @@ def object_fingerprint(meta: Any) -> str:
     """Returns the fingerprint of an object.
 
     Args:
-        meta: obstore's answer: ``e_tag``, ``size`` in bytes, ``last_modified``, a datetime.
+        meta: Metadata from obstore: ``e_tag``, ``size`` in bytes, ``last_modified``, a datetime.
     """
     if meta["e_tag"]:
         return etag_fingerprint(meta["e_tag"])
@@ -74,8 +74,8 @@ def member_fingerprint(archive: str, first_byte: int, size: int) -> str:
 
     Args:
         archive: Fingerprint of its archive.
-        first_byte: Where its content starts within the archive, in bytes.
-        size: Of its content, in bytes.
+        first_byte: Offset of its content within the archive, in bytes.
+        size: Size of its content in bytes.
     """
     return f"{archive}@{first_byte}+{size}"
 
@@ -86,7 +86,7 @@ def member_fingerprints(archive: str, first_byte: str, size: str) -> pl.Expr:
 
 
 def list_fingerprints(given: str) -> pl.Expr:
-    """Returns fingerprints of what the user's list gives in a column; null where it gives none."""
+    """Returns fingerprints of texts that the user's list gives in a column; null without a text."""
     return pl.concat_str(pl.lit(_LIST), pl.col(given))
 
 
@@ -127,7 +127,7 @@ def archives_of(column: str = "fingerprint") -> pl.Expr:
 
 
 def first_bytes_of(column: str = "fingerprint") -> pl.Expr:
-    """Returns where tar members start within their archive, in bytes; null for other files."""
+    """Returns the offsets of tar members within their archive, in bytes; null for other files."""
     return pl.col(column).str.extract(_PLACE, 1).cast(pl.Int64)
 
 

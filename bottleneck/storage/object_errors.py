@@ -1,4 +1,4 @@
-"""What the errors of object stores mean (obstore's), and what a user can do about each."""
+"""Meaning of obstore's errors, and what a user can do about each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 from bottleneck.console.redaction import one_line, redact_uri
 from bottleneck.errors import SourceError
 
-#: Kinds of trouble, by what helps.
+#: Kinds of errors, by what helps.
 Kind = Literal[
     "missing",
     "missing_bucket",
@@ -23,7 +23,7 @@ Kind = Literal[
     "other",
 ]
 
-#: What a user reads of each kind after the address.
+#: Message for each kind, which follows the address.
 ADVICE: dict[Kind, str] = {
     "missing": "does not exist ({detail}); check the path",
     "missing_bucket": "is in a bucket that does not exist ({detail}); check the bucket's name and "
@@ -63,11 +63,11 @@ _RETRIES = re.compile(r"after (\d+) retries")
 
 @dataclass(frozen=True)
 class Problem:
-    """What an object store's exception means.
+    """Meaning of an object store's exception.
 
     Attributes:
-        kind: ``transient`` and ``credentials`` may pass without the object changing.
-        detail: One short line without URL or secret, for example ``HTTP 503 SlowDown``.
+        kind: Kind of the error; ``transient`` and ``credentials`` may pass by themselves.
+        detail: Short line without URL or secret, for example ``HTTP 503 SlowDown``.
     """
 
     kind: Kind
@@ -75,7 +75,7 @@ class Problem:
 
 
 def explain(error: BaseException) -> Problem:
-    """Sorts an obstore exception by what it means for the object that was asked for."""
+    """Returns the meaning of an obstore exception for the object that was asked for."""
     text = str(error)
     status_match, code_match = _STATUS.search(text), _CODE.search(text)
     status = int(status_match.group(1)) if status_match else None
@@ -94,7 +94,7 @@ def explain(error: BaseException) -> Problem:
 
 
 def _no_answer(text: str, detail: str) -> Problem:
-    """Sorts a failure that no HTTP status came with."""
+    """Returns the meaning of a failure without an HTTP status."""
     if "BadScheme" in text:
         return Problem("plain_http", "the endpoint is plain http")
     if "Received redirect without LOCATION" in text:
@@ -124,6 +124,6 @@ def _kind_of_answer(status: int | None, code: str) -> Kind | None:
 
 
 def source_error(uri: str, error: BaseException) -> SourceError:
-    """Returns the error for a ``uri`` that cannot be used as a whole, to raise ``from error``."""
+    """Returns the error for a ``uri`` that cannot be used as a whole, to ``raise … from``."""
     problem = explain(error)
     return SourceError(f"{redact_uri(uri)} {ADVICE[problem.kind].format(detail=problem.detail)}")

@@ -1,4 +1,4 @@
-"""Clients of S3, Google Cloud Storage and Azure (obstore).
+"""Clients of S3, Google Cloud Storage and Azure, by obstore.
 
 obstore is the Rust ``object_store`` library that delta-rs is built on, so one set of environment
 variables (``AWS_*``, ``GOOGLE_*``, ``AZURE_*``) configures images and table alike. It was chosen
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 
 _ENVIRONMENT = ("AWS_", "AZURE_", "GOOGLE_")
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-# Time after which botocore is asked for the credentials again. It decides when they are refreshed;
-# asking costs nothing while they are still good.
+#: Time after which botocore is asked for the credentials again. It decides when they are refreshed;
+#: asking costs nothing while they are valid.
 _CREDENTIALS_TTL = timedelta(minutes=5)
 
-# Longest time that one image may take, however slowly its bytes come.
+#: Maximum time for one image, however slowly its bytes come.
 _IMAGE_TIME = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
 class StoreOptions:
-    """How patient a client is.
+    """Timeouts of a client.
 
     Attributes:
-        timeout_s: Seconds without a byte until one request is given up; a large file may take its
-            time.
+        timeout_s: Seconds without a byte after which a request is given up; a large file may take
+            longer in all.
         retry_s: Seconds from an object's first request during which 5xx answers, throttling,
             broken connections and timeouts are retried, with exponential back-off and jitter.
         whole_files: Whether the client reads large files.
@@ -78,13 +78,13 @@ def open_store(root: str, options: StoreOptions | None = None) -> ObjectStore:
 
 
 def unsafe(uri: str) -> str | None:
-    """Returns why an object store must not be used: in the clear without consent, or in two places.
+    """Returns why an object store must not be used: plain http without consent, or two endpoints.
 
-    obstore and delta-rs refuse plain http themselves; pyarrow, which reads and writes shards,
-    does not. Each of them is used only where this returns None.
+    obstore and delta-rs refuse plain http themselves; pyarrow, which reads and writes shards, does
+    not. Each of them is used only if this returns None.
 
     Returns:
-        One line for users, or None.
+        A message in one line, or None.
     """
     shown = redact_uri(uri)
     if has_password(uri):
@@ -110,7 +110,7 @@ def unsafe(uri: str) -> str | None:
 def _new_store(root: str, options: StoreOptions) -> ObjectStore:
     from obstore.store import S3Store, from_url
 
-    # Given client options replace the ones from the environment, AWS_ALLOW_HTTP among them.
+    # Client options replace those from the environment, AWS_ALLOW_HTTP among them.
     timeout = timedelta(seconds=options.timeout_s)
     client: dict[str, Any] = {
         "allow_http": _is_true("AWS_ALLOW_HTTP"),
@@ -119,7 +119,7 @@ def _new_store(root: str, options: StoreOptions) -> ObjectStore:
         "timeout": timedelta(days=1) if options.whole_files else max(timeout, _IMAGE_TIME),
     }
     retry: dict[str, Any] = {
-        # Time is the limit, not the count: 1,000 is out of reach.
+        # The limit is the time, not the count: 1,000 is out of reach.
         "max_retries": 1_000,
         "retry_timeout": timedelta(seconds=options.retry_s),
         "backoff": {
@@ -143,7 +143,7 @@ def _new_store(root: str, options: StoreOptions) -> ObjectStore:
 
 
 def _s3_settings(root: str) -> dict[str, Any]:
-    """Returns what only botocore knows: profiles, SSO, roles, instance metadata."""
+    """Returns settings that only botocore knows: profiles, SSO, roles, instance metadata."""
     settings: dict[str, Any] = {}
     has_region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     has_keys = bool(os.environ.get("AWS_ACCESS_KEY_ID")) or _is_true("AWS_SKIP_SIGNATURE")

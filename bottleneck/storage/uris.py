@@ -14,13 +14,14 @@ from urllib.parse import unquote
 
 from bottleneck.console.redaction import redact_uri, without_parameters, without_user
 
+#: Scheme of a URI.
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "azure": "az"}
 _OBJECT_SCHEMES = frozenset({"s3", "gs", "az", "abfs", "abfss"})
 
 
 def scheme_of(uri: str) -> str:
-    """The URI's scheme in lower case with aliases resolved; ``"file"`` for plain paths."""
+    """Returns the URI's scheme in lower case, aliases resolved; ``"file"`` for plain paths."""
     match = _SCHEME.match(uri)
     if match is None:
         return "file"
@@ -29,17 +30,17 @@ def scheme_of(uri: str) -> str:
 
 
 def is_local(uri: str) -> bool:
-    """Whether the URI is a path on this machine (plain, or ``file://``)."""
+    """Returns whether the URI is a path on this machine (plain, or ``file://``)."""
     return scheme_of(uri) == "file"
 
 
 def is_object_store(uri: str) -> bool:
-    """Whether the URI is in S3, Google Cloud Storage or Azure Blob Storage."""
+    """Returns whether the URI is in S3, Google Cloud Storage or Azure Blob Storage."""
     return scheme_of(uri) in _OBJECT_SCHEMES
 
 
 def local_path(uri: str) -> Path:
-    """The absolute local path of a plain path or ``file://`` URI.
+    """Returns the absolute local path of a plain path or ``file://`` URI.
 
     A ``file://`` URI is percent-decoded, as ``Path.as_uri`` encodes it, unless a file of the
     undecoded name exists.
@@ -57,7 +58,7 @@ def local_path(uri: str) -> Path:
 
 
 def normalize_uri(uri: str | os.PathLike[str]) -> str:
-    """The one form under which a URI is compared, joined and stored.
+    """Returns the one form in which a URI is compared, joined and stored.
 
     Local paths become absolute plain paths (symlinks kept); others keep their scheme, with
     ``s3a``, ``gcs`` and ``azure`` spelled ``s3``, ``gs`` and ``az``, and lose a trailing slash.
@@ -72,7 +73,7 @@ def normalize_uri(uri: str | os.PathLike[str]) -> str:
 
 
 def join_uri(base: str, *parts: str) -> str:
-    """``base`` and relative ``parts`` joined by single slashes."""
+    """Returns ``base`` and relative ``parts``, joined by single slashes."""
     joined = base.rstrip("/") or "/"
     for part in parts:
         joined = joined.rstrip("/") + "/" + part.strip("/")
@@ -80,11 +81,11 @@ def join_uri(base: str, *parts: str) -> str:
 
 
 def resolve_uri(folder: str, uri: str) -> str:
-    """``uri`` itself if absolute, else relative to ``folder``; ``..`` is resolved.
+    """Returns ``uri`` if it is absolute, else its place in ``folder``; ``..`` is resolved.
 
     Args:
-        folder: normalised URI of a folder or prefix.
-        uri: absolute path, URI with a scheme, or a path relative to ``folder``.
+        folder: Normalized URI of a folder or prefix.
+        uri: Absolute path, URI with a scheme, or a path relative to ``folder``.
     """
     if _SCHEME.match(uri) or uri.startswith("/") or "::" in uri:
         return normalize_uri(uri)
@@ -97,21 +98,21 @@ def resolve_uri(folder: str, uri: str) -> str:
 
 
 def split_object_uri(uri: str) -> tuple[str, str]:
-    """``s3://bucket/a/b.jpg`` → (``s3://bucket``, ``a/b.jpg``); the key is ``""`` for the root."""
+    """Splits ``s3://bucket/a/b.jpg`` into ``s3://bucket`` and ``a/b.jpg``, empty for a root."""
     scheme, _, rest = uri.partition("://")
     bucket, _, key = rest.partition("/")
     return f"{scheme}://{bucket}", key
 
 
 def identity_of(written: str, uri: str) -> str:
-    """What an image is called that a list names by its URI alone.
+    """Returns the identity of an image that a list gives only by URI.
 
-    Signatures and passwords do not belong to a name: they would stand in the table, and each new
-    signature would make it another image. A key in an object store has no query.
+    Signatures and passwords are not part of it: the table would hold them, and each new signature
+    would make another image. A key in an object store has no query.
 
     Args:
-        written: the URI as the list has it, which may be relative.
-        uri: the same, normalised.
+        written: URI as in the list, which may be relative.
+        uri: The same URI, normalized.
     """
     named = without_user(written)
     return named if is_local(uri) or is_object_store(uri) else without_parameters(named)

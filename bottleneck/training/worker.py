@@ -68,7 +68,7 @@ class EpochLog:
 
 
 def train_worker(settings: Mapping[str, Any]) -> None:
-    """Ray Train's loop: every worker runs it, and again after a loss, from the last checkpoint."""
+    """Runs Ray Train's loop in each worker; after a loss again, from the last checkpoint."""
     config: WorkerConfig = settings["config"]
     _, failed = ray.get(config.log.read.remote(0))
     if failed is not None:

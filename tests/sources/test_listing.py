@@ -384,9 +384,9 @@ def test_list_in_s3_asks_once_an_image(s3):
         ("a.jsonl", '{"path": 1}\n', "has no column 'uri'; it has path; name the images"),
         ("a.csv", "uri,label\nx,y\nz\n", "is not well-formed CSV: CSV parse error: Expected 2"),
         ("a.csv", "", "is not well-formed CSV: Empty CSV file"),
-        ("a.csv", "uri\n", "lists no image; it must have a row an image"),
+        ("a.csv", "uri\n", "lists no image; it must have one row per image"),
         ("a.jsonl", '{"uri": "x"}\n{"uri"\n', "is not well-formed JSON Lines: line 2: "),
-        ("a.jsonl", "3\n", "is not well-formed JSON Lines: line 1 is no object; write one "),
+        ("a.jsonl", "3\n", "is not well-formed JSON Lines: line 1 is not an object; write one "),
         ("a.json", "[3", "is not well-formed JSON Lines: "),
         ("a.parquet", "PAR1", "is not well-formed Parquet: "),
         ("a.csv", 'uri,label\nx,y\n"",y\n', "row 2 has an empty uri; every row must name an image"),
@@ -403,7 +403,7 @@ def test_malformed_lists(tmp_path, name, text, expected):
 def test_layout_does_not_go_with_a_list(pictures):
     (pictures / "a.csv").write_text("uri\nimages/a.jpg\n")
     assert message(pictures / "a.csv", layout="label") == (
-        f"layout 'label' is not allowed for the list file {pictures}/a.csv: it tells label and "
+        f"layout 'label' is not allowed for the list file {pictures}/a.csv: it holds label and "
         "split in columns; leave the layout at auto"
     )
 
