@@ -17,7 +17,7 @@ STAMP := $(VENV)/.installed
 UV_COMPILE = pip compile --universal --python-version 3.11 --all-extras --upgrade --quiet \
 	--no-annotate --no-header --no-emit-index-url
 
-.PHONY: help env quickstart test lint format bench constraints clean
+.PHONY: help env quickstart test check lint format bench constraints clean
 
 help: ## Shows this list
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
@@ -27,8 +27,11 @@ env: $(STAMP) ## Creates .venv with everything installed, unless it is up to dat
 quickstart: env ## Draws a small image set, extracts its features and shows the table
 	$(BIN)/python examples/quickstart.py
 
-test: env ## Runs all tests
+test: env ## Runs all tests (15 to 25 minutes)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: lint ## Checks style and types, and runs the tests that need neither Ray nor long (3 minutes)
+	$(BIN)/python -m pytest -m "not slow and not ray" $(PYTEST_ARGS)
 
 lint: env ## Checks style, format and types
 	$(BIN)/ruff check .

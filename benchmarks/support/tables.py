@@ -17,6 +17,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
+from benchmarks.support.specs import make_spec
 from bottleneck.spec import FeatureSpec
 from bottleneck.table.columns import SCHEMA, features_array
 from bottleneck.table.files import TableFiles
@@ -28,20 +29,7 @@ from bottleneck.table.table import FeaturesTable
 Numbers = npt.NDArray[np.int64]
 
 #: VGG16's activation maps, in row groups of 64, and the same averaged to 512 values.
-MAPS = FeatureSpec(
-    backbone="vgg16",
-    alpha=None,
-    weights="none",
-    layer="block5_pool",
-    shape=(7, 7, 512),
-    pooling="none",
-    image_size=(224, 224),
-    resize="squash",
-    interpolation="bilinear",
-    decode="fast",
-    preprocessing="own",
-    precision="bfloat16",
-)
+MAPS = make_spec((7, 7, 512), image_size=(224, 224), precision="bfloat16")
 POOLED = replace(MAPS, shape=(512,), pooling="avg")
 SPECS = {"maps": MAPS, "pooled": POOLED}
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from support.paths import SHARED
-from support.shared_files import needs
 
 from bottleneck.backbones.backbone import Backbone
 from bottleneck.backbones.config import BackboneConfig
@@ -22,8 +21,11 @@ from bottleneck.errors import BackboneError, SpecMismatchError
 from bottleneck.images.options import DecodeOptions
 from bottleneck.spec import FeatureSpec, require_equal
 
+# Keras builds networks: seconds for each.
+pytestmark = pytest.mark.slow
+
 WEIGHTS = SHARED / "weights"
-needs_shared = needs(WEIGHTS)
+needs_shared = pytest.mark.shared(WEIGHTS)
 
 
 def images(count, height, width=None):

@@ -13,7 +13,6 @@ import fsspec
 import numpy as np
 import pytest
 from support.paths import SHARED
-from support.shared_files import needs
 
 from bottleneck.backbones import keras_models
 from bottleneck.backbones import weights as weights_module
@@ -25,10 +24,13 @@ from bottleneck.backbones.keras_models import build_model
 from bottleneck.backbones.weights import imagenet_file, resolve_weights
 from bottleneck.errors import BackboneError
 
+# Keras builds networks: seconds for each.
+pytestmark = pytest.mark.slow
+
 MOBILENET = SHARED / "weights" / "mobilenet_2_5_224_tf_no_top.h5"
 SIZE = (64, 64)
 
-needs_mobilenet = needs(MOBILENET)
+needs_mobilenet = pytest.mark.shared(MOBILENET)
 
 
 @pytest.fixture(autouse=True)

@@ -24,6 +24,9 @@ from bottleneck.config.flags import OutputFlags
 from bottleneck.console.interruption import Interruption
 from bottleneck.incremental.summary import Summary
 
+# Processes are started and stopped: a second for each.
+pytestmark = pytest.mark.slow
+
 @dataclass(frozen=True, kw_only=True)
 class Config(OutputFlags):
     '''A job that waits.

@@ -34,6 +34,7 @@ def table(tmp_path: Path) -> str:
     return str(tmp_path / "features")
 
 
+@pytest.mark.slow
 def test_first_run_has_one_row_an_image_with_its_own_features(photos: Path, table: str) -> None:
     wanted = draw(photos, numbered(100, folder="train/blue") | numbered(50, 500, "test/red"))
     (photos / "train/blue/broken.png").write_bytes(b"<html>no image</html>")
@@ -71,6 +72,7 @@ def test_first_run_has_one_row_an_image_with_its_own_features(photos: Path, tabl
     assert len(first["sha256"]) == 64
 
 
+@pytest.mark.slow
 def test_new_changed_and_deleted_images_only(photos: Path, table: str) -> None:
     wanted = draw(photos, numbered(60))
     run(photos, table, shard_mb=0.01)
@@ -99,6 +101,7 @@ def test_new_changed_and_deleted_images_only(photos: Path, table: str) -> None:
     assert read(table) == kept
 
 
+@pytest.mark.slow
 def test_every_version_shows_each_image_exactly_once(photos: Path, table: str) -> None:
     before = draw(photos, numbered(64))
     run(photos, table, commit_every="1 shard", shard_mb=0.01, batch_size=16)
@@ -116,6 +119,7 @@ def test_every_version_shows_each_image_exactly_once(photos: Path, table: str) -
     assert colours_of(read(table)) == sorted(after.items())
 
 
+@pytest.mark.slow
 def test_failed_images_are_retried_only_when_asked_or_changed(photos: Path, table: str) -> None:
     wanted = draw(photos, numbered(5))
     broken = photos / "things/broken.png"

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from support.images import draw, numbered
-from support.tables import spec
 
+from benchmarks.support.specs import make_spec
 from bottleneck.backbones.config import BackboneConfig
 from bottleneck.cluster import connection
 from bottleneck.console.interruption import Interruption
@@ -143,4 +143,4 @@ def test_a_note_that_cannot_be_written_is_said_and_no_failure(
 
 
 def _snapshot(folder: Path) -> Snapshot:
-    return FeaturesTable.create(str(folder), spec((2,))).snapshot()
+    return FeaturesTable.create(str(folder), make_spec((2,))).snapshot()

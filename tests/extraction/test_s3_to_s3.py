@@ -58,6 +58,7 @@ def test_same_rows_and_bytes_as_from_disk_with_one_request_an_image(
     assert gets(s3, f"/{bucket}/photos/") == {}
 
 
+@pytest.mark.slow
 def test_a_renamed_object_is_not_even_read(s3: S3Server, bucket: str, tmp_path: Path) -> None:
     wanted = draw(tmp_path / "photos", numbered(10))
     upload(s3, bucket, tmp_path / "photos")
@@ -96,6 +97,7 @@ def test_errors_that_pass_leave_no_trace(
     assert colours_of(read(f"s3://{bucket}/table")) == sorted(wanted.items())
 
 
+@pytest.mark.slow
 def test_images_that_cannot_be_had_now_are_tried_again_by_the_next_run(
     s3: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

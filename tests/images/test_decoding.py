@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 from support.paths import SHARED
-from support.shared_files import needs
 
 from bottleneck.errors import ConfigError
 from bottleneck.images import decoding
@@ -25,7 +24,7 @@ from bottleneck.images.statuses import STATUSES
 AWKWARD = SHARED / "data" / "awkward"
 PILLOW = AWKWARD / "pillow"
 PHOTOS = SHARED / "data" / "dogs_vs_cats"
-needs_shared = needs(AWKWARD)
+needs_shared = pytest.mark.shared(AWKWARD)
 
 FAILING = {
     "pillow/broken.png": (

@@ -85,6 +85,7 @@ def test_nodes_that_come_later_are_room_then(clock: Clock, monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("ray_session")
+@pytest.mark.slow
 def test_a_run_without_room_says_that_it_waits_and_does_not_give_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

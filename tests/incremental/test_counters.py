@@ -53,6 +53,8 @@ def photos_with_broken_ones(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_a_short_runs_last_figures_are_served_after_its_driver_is_gone(
     head: MeasuredHead, tmp_path: Path
 ) -> None:
@@ -93,6 +95,7 @@ def test_a_short_runs_last_figures_are_served_after_its_driver_is_gone(
 
 
 @pytest.mark.usefixtures("ray_session")
+@pytest.mark.slow
 def test_each_run_of_a_process_has_its_own_figures_and_stderr_stays_clean(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

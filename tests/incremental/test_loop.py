@@ -35,6 +35,7 @@ def slow_write(*arguments: Any) -> writing.Written:
     return written
 
 
+@pytest.mark.slow
 def test_a_pipeline_that_is_faster_than_its_storage_commits_in_time(
     s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

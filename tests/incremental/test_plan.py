@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
-from support.tables import spec
 
+from benchmarks.support.specs import make_spec
 from bottleneck.incremental.estimate import estimate_run
 from bottleneck.incremental.known_archives import Recalled, recall_archives, remember_archives
 from bottleneck.incremental.plan import Plan, make_plan
@@ -27,7 +27,7 @@ from bottleneck.table.schemas import FEATURES, RowFormat
 from bottleneck.table.shards import write_shard
 from bottleneck.table.snapshot import Snapshot
 
-SPEC = spec((3,), backbone="channel-means", layer="means")
+SPEC = make_spec((3,), backbone="channel-means", layer="means")
 LOCAL = pafs.LocalFileSystem()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.support.specs import make_spec
 from bottleneck.errors import ConflictError
 from bottleneck.extraction.config import ExtractConfig
 from bottleneck.incremental.job import Source, TableJob
@@ -29,12 +30,7 @@ def job_that(lists: Callable[[ExtractConfig, Summary], None]) -> type[TableJob]:
             return Source(LISTING_SCHEMA.empty_table())
 
         def spec(self) -> FeatureSpec:
-            return FeatureSpec(
-                backbone="vgg16", alpha=None, weights="none",
-                layer="block5_pool", pooling="none", shape=(7, 7, 512), preprocessing="own",
-                image_size=(224, 224), resize="squash", interpolation="bilinear", decode="fast",
-                precision="float32",
-            )  # fmt: skip
+            return make_spec()
 
         def stages(self) -> Stages:
             raise AssertionError("there is nothing to compute")

@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
-from support.tables import spec, write_table
+from support.tables import write_table
 
+from benchmarks.support.specs import make_spec
 from bottleneck.backbones.weight_loading import set_random_weights
 from bottleneck.backbones.weights import file_sha256
 from bottleneck.errors import BackboneError, ModelError, SpecMismatchError, TableError
@@ -89,13 +90,13 @@ def write_model(
         for name, model in (("head.keras", head), ("model.keras", fused))
         if model is not None
     }
-    finish_model(ModelManifest(uri, spec((3, 3, 16)), labels, binary, files, {}))
+    finish_model(ModelManifest(uri, make_spec((3, 3, 16)), labels, binary, files, {}))
     return locate_model(uri)
 
 
 def test_a_trained_model_is_found(tmp_path: Path, head: Any, fused: Any) -> None:
     model = write_model(str(tmp_path / "pets"), head, fused)
-    assert (model.labels, model.spec) == (LABELS, spec((3, 3, 16)))
+    assert (model.labels, model.spec) == (LABELS, make_spec((3, 3, 16)))
     assert model.digest == file_sha256(tmp_path / "pets" / "head.keras")
     assert locate_model((tmp_path / "pets").as_uri()).digest == model.digest
 
@@ -328,7 +329,7 @@ def test_there_are_no_more_labels_than_classes(top: int, width: int) -> None:
 
 # The specification of predictions
 
-OF_PREDICTIONS = PredictionSpec.of(spec((3, 3, 16), alpha=0.25), model="ab" * 32, top=2)
+OF_PREDICTIONS = PredictionSpec.of(make_spec((3, 3, 16), alpha=0.25), model="ab" * 32, top=2)
 
 
 def test_a_specification_comes_back_from_properties() -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from support.tables import spec
 
+from benchmarks.support.specs import make_spec
 from bottleneck.errors import ModelError
 from bottleneck.models import files as models_files
 from bottleneck.models.files import (
@@ -36,7 +36,7 @@ from bottleneck.storage.uris import join_uri
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 LABELS = ("犬", "žába", "a/b, c", "Äpfel", "0", "cat")
-SPEC = spec((7, 7, 512), alpha=0.25, image_size=(160, 192), weights="sha256:" + "ab" * 32)
+SPEC = make_spec((7, 7, 512), alpha=0.25, image_size=(160, 192), weights="sha256:" + "ab" * 32)
 FACTS: dict[str, Any] = {
     "table": {"uri": "s3://lake/features", "version": 3},
     "metrics": {"on": "test", "values": None},

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from support.images import draw, numbered, read
 from support.paths import ROOT
 from support.ray_head import RAY, cluster_of
@@ -16,6 +17,8 @@ SIDE = 448
 STORE_BYTES = 90 * 2**20
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_decoded_images_that_no_store_could_hold_are_not_spilled(tmp_path: Path) -> None:
     draw(tmp_path / "photos", numbered(IMAGES))
     # All of them decoded at once would fill the store almost twice.

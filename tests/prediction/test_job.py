@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.images import Colour, draw, read_snapshot
-from support.labelled import SPEC, ThreeLabels, draw_images, labelled_colours, write_table
+from support.labelled import SPEC, ThreeLabels, draw_images, labelled_colours, write_labelled
 from support.prometheus import require_served
 
 from bottleneck.cli import run_job
@@ -77,6 +77,7 @@ def require_predictions(
         assert row["probability"] == row["top_probabilities"][0]
 
 
+@pytest.mark.slow
 def test_images_get_the_predictions_of_the_head_and_only_changes_cost(
     model: str, images: dict[str, Colour], tmp_path: Path
 ) -> None:
@@ -114,10 +115,11 @@ def test_images_get_the_predictions_of_the_head_and_only_changes_cost(
     require_predictions(rows_of(table), images, model)
 
 
+@pytest.mark.slow
 def test_a_features_table_gets_the_same_predictions_without_its_images(
     model: str, images: dict[str, Colour], of_images: Path, tmp_path: Path
 ) -> None:
-    write_table(str(tmp_path / "features"), images)
+    write_labelled(str(tmp_path / "features"), images)
     source = str(tmp_path / "features")
     first = run(model, tmp_path / "of_features", features=source, top=2)
     assert (first.listed, first.computed, first.outcome) == (60, 60, "done")
@@ -177,6 +179,7 @@ def write_other_features(folder: Path) -> None:
     FeaturesTable.create(str(folder), replace(SPEC, preprocessing="rescale"))
 
 
+@pytest.mark.slow
 def test_dry_run_and_images_without_labels(
     model: str, images: dict[str, Colour], tmp_path: Path
 ) -> None:

@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 from support.paths import ROOT
 
+from benchmarks.support.specs import make_spec
 from bottleneck.cli import run_job
 from bottleneck.config.parsing import parse
 from bottleneck.console.formatting import format_bytes
 from bottleneck.errors import ConfigError, TableError
-from bottleneck.spec import FeatureSpec
 from bottleneck.status.charts import draw, page
 from bottleneck.status.config import StatusConfig
 from bottleneck.status.history import Run, Size, Status, table_status
@@ -30,20 +30,7 @@ from bottleneck.table.schemas import RowFormat
 from bottleneck.table.shards import Shard, write_shard
 from bottleneck.table.table import FeaturesTable
 
-SPEC = FeatureSpec(
-    backbone="channel-means",
-    alpha=None,
-    weights="none",
-    layer="means",
-    shape=(3,),
-    pooling="none",
-    image_size=(8, 8),
-    resize="squash",
-    interpolation="bilinear",
-    decode="fast",
-    preprocessing="own",
-    precision="float32",
-)
+SPEC = make_spec(backbone="channel-means", layer="means")
 
 
 def put(uri: str, **statuses: str) -> Shard:

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from support.images import Colour, draw
+from support.tables import write_table
 
-from bottleneck.spec import FeatureSpec
-from bottleneck.table.columns import SCHEMA, features_array
-from bottleneck.table.shards import write_shard
+from benchmarks.support.specs import make_spec
 from bottleneck.table.snapshot import Snapshot
-from bottleneck.table.table import FeaturesTable
 
 #: What `--backbone channel-means --weights none` with images of 8 by 8 pixels would write.
-SPEC = FeatureSpec(
-    backbone="channel-means",
-    alpha=None,
-    weights="none",
-    layer="channel_means",
-    shape=(3,),
-    pooling="none",
-    image_size=(8, 8),
-    resize="squash",
-    interpolation="bilinear",
-    decode="fast",
-    preprocessing="own",
-    precision="float32",
-)
+SPEC = make_spec(backbone="channel-means", layer="channel_means")
 
 #: Middle of each label's colours; they overlap a little.
 MIDDLES: dict[str, Colour] = {"red": (190, 90, 90), "green": (90, 190, 90), "blue": (90, 90, 190)}
@@ -51,44 +34,30 @@ def labelled_colours(
     return found
 
 
-def write_table(uri: str, images: Mapping[str, Colour], shards: int = 3) -> Snapshot:
+def write_labelled(uri: str, images: Mapping[str, Colour], shards: int = 3) -> Snapshot:
     """Writes a features table as jobs/extract.py would for split/label/file images.
 
     Shards are of uneven sizes: the first holds a few rows only.
     """
-    table = FeaturesTable.create(uri, SPEC)
     names = sorted(images)
-    edges = [0, min(5, len(names)), *range(len(names) // shards, len(names), len(names) // shards)]
-    edges = sorted({*edges, len(names)})
-    files = table.snapshot().files
-    written = [
-        write_shard(files, [_rows(names[first:last], images)])
-        for first, last in itertools.pairwise(edges)
-    ]
-    return table.commit(
-        base=table.snapshot(), add=[shard for shard in written if shard is not None], run="test"
-    )
-
-
-def _rows(names: list[str], images: Mapping[str, Colour]) -> pa.Table:
     count = len(names)
+    edges = sorted({0, min(5, count), *range(count // shards, count, count // shards), count})
     parts = [name.split("/") for name in names]
-    values = np.array([images[name] for name in names], np.float32)
-    columns = {
-        "image": names,
-        "label": [part[-2] for part in parts],
-        "split": [
-            part[0] if part[0] in ("train", "validation", "test") else None for part in parts
-        ],
-        "fingerprint": [f"etag:{name}" for name in names],
-        "sha256": [f"{number:064x}" for number in range(count)],
-        "width": [8] * count,
-        "height": [8] * count,
-        "status": ["ok"] * count,
-        "error": [None] * count,
-    }
-    arrays = [pa.array(column, SCHEMA.field(name).type) for name, column in columns.items()]
-    return pa.table([*arrays, features_array(values, np.ones(count, bool))], schema=SCHEMA)
+    return write_table(
+        uri,
+        np.array([images[name] for name in names], np.float32),
+        images=names,
+        labels=[part[-2] for part in parts],
+        splits=[part[0] if part[0] in ("train", "validation", "test") else None for part in parts],
+        shards=np.diff(edges).tolist(),
+        columns={
+            "fingerprint": [f"etag:{name}" for name in names],
+            "sha256": [f"{number:064x}" for number in range(count)],
+            "width": [8] * count,
+            "height": [8] * count,
+        },
+        spec=SPEC,
+    )
 
 
 def three_splits(labels: tuple[str, ...] = ("red", "green"), count: int = 60) -> dict[str, Colour]:

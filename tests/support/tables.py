@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from benchmarks.support.specs import make_spec
 from bottleneck.spec import FeatureSpec
 from bottleneck.table.columns import SCHEMA, features_array
 from bottleneck.table.shards import Shard, write_shard
@@ -21,25 +22,6 @@ from bottleneck.training.rows import FeatureRows
 UNEVEN = (100, 350, 150)
 
 
-def spec(shape: tuple[int, ...], **changes: Any) -> FeatureSpec:
-    """A specification whose features have this shape."""
-    values: dict[str, Any] = {
-        "backbone": "vgg16",
-        "alpha": None,
-        "weights": "none",
-        "layer": "block5_pool",
-        "shape": shape,
-        "pooling": "none",
-        "image_size": (8, 8),
-        "resize": "squash",
-        "interpolation": "bilinear",
-        "decode": "fast",
-        "preprocessing": "own",
-        "precision": "float32",
-    }
-    return FeatureSpec(**(values | changes))
-
-
 def write_table(
     uri: str | Path,
     values: npt.NDArray[np.float32],
@@ -49,6 +31,8 @@ def write_table(
     statuses: Sequence[str] | None = None,
     images: Sequence[str] | None = None,
     shards: Sequence[int] = UNEVEN,
+    columns: Mapping[str, Sequence[Any]] | None = None,
+    spec: FeatureSpec | None = None,
 ) -> Snapshot:
     """Writes one table.
 
@@ -60,9 +44,11 @@ def write_table(
         statuses: All ok when not given.
         images: Ascending names; the images' numbers when not given.
         shards: Rows of each.
+        columns: Values of further columns; null when not given.
+        spec: Specification; one of VGG16 when not given.
     """
-    table = FeaturesTable.create(str(uri), spec(values.shape[1:]))
-    add_rows(table, values, labels, splits, statuses, images, shards)
+    table = FeaturesTable.create(str(uri), spec or make_spec(values.shape[1:]))
+    add_rows(table, values, labels, splits, statuses, images, shards, columns)
     return table.snapshot()
 
 
@@ -74,12 +60,14 @@ def add_rows(
     statuses: Sequence[str] | None = None,
     images: Sequence[str] | None = None,
     shards: Sequence[int] = UNEVEN,
+    more: Mapping[str, Sequence[Any]] | None = None,
 ) -> None:
     """Commits more shards to a table; see :func:`write_table`."""
     count = len(values)
     assert sum(shards) == count
     statuses = statuses or ["ok"] * count
     columns: dict[str, Sequence[Any]] = {name: [None] * count for name in SCHEMA.names[:-1]}
+    columns |= more or {}
     columns["image"] = images or [f"{number:05d}.jpg" for number in range(count)]
     columns["status"] = statuses
     columns["label"], columns["split"] = (column or [None] * count for column in (labels, splits))

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.tables import spec, write_table
+from support.tables import write_table
 
+from benchmarks.support.specs import make_spec
 from bottleneck.errors import TableError
 from bottleneck.spec import PredictionSpec
 from bottleneck.table import table as tables
@@ -15,8 +16,8 @@ from bottleneck.table.table import FeaturesTable, ImageTable, PredictionsTable
 
 
 def test_neither_kind_is_the_other(tmp_path: Path) -> None:
-    features = FeaturesTable.create(str(tmp_path / "features"), spec((3,)))
-    said = PredictionSpec.of(spec((3,)), model="m", top=2)
+    features = FeaturesTable.create(str(tmp_path / "features"), make_spec((3,)))
+    said = PredictionSpec.of(make_spec((3,)), model="m", top=2)
     predictions = PredictionsTable.create(str(tmp_path / "predictions"), said)
     assert isinstance(features, ImageTable) and isinstance(predictions, ImageTable)
     assert not isinstance(predictions, FeaturesTable)

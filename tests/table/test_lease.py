@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 from deltalake import DeltaTable
-from support.tables import spec, write_table
+from support.tables import write_table
 
 from benchmarks.support.s3_server import S3Server
+from benchmarks.support.specs import make_spec
 from bottleneck.errors import ConflictError, TableBusyError
 from bottleneck.extraction.config import ExtractConfig
 from bottleneck.incremental.maintenance import maintain
@@ -111,7 +112,7 @@ def test_a_commit_renews_the_lease_and_the_last_one_ends_it(table: FeaturesTable
 
 def test_a_table_is_created_with_the_lease_of_its_run(tmp_path: Path) -> None:
     uri = str(tmp_path / "new")
-    table = FeaturesTable.create(uri, spec((3,)), Lease.first_mark("first"))
+    table = FeaturesTable.create(uri, make_spec((3,)), Lease.first_mark("first"))
     with pytest.raises(TableBusyError, match="run first "):
         Lease(FeaturesTable.open(uri).log, "second").__enter__()
     with Lease(table.log, "first"):
@@ -193,7 +194,7 @@ def test_storage_that_fails_does_not_end_a_run_at_a_renewal(
 ) -> None:
     monkeypatch.setattr(lease, "RENEW_S", 0.0)
     s3.create_bucket("lease")
-    table = FeaturesTable.create("s3://lease/table", spec((3,)), Lease.first_mark("first"))
+    table = FeaturesTable.create("s3://lease/table", make_spec((3,)), Lease.first_mark("first"))
     with Lease(table.log, "first") as held:
         s3.fail(403, match="_delta_log", code="AccessDenied")
         held.renew_if_due()

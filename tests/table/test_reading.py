@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from support.tables import add_rows, spec, write_table
+from support.tables import add_rows, write_table
 
 from benchmarks.support.s3_server import S3Server
+from benchmarks.support.specs import make_spec
 from bottleneck.errors import TableError
 from bottleneck.spec import PredictionSpec
 from bottleneck.table import columns, reading
@@ -43,7 +44,7 @@ CATS = np.array([label == "cats" for label in LABELS])
 Chosen = npt.NDArray[np.bool_]
 
 
-@pytest.fixture(scope="module", params=["folder", "s3"])
+@pytest.fixture(scope="module", params=["folder", pytest.param("s3", marks=pytest.mark.s3)])
 def snapshot(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     """Three shards with row groups of 64 rows each."""
     if request.param == "folder":
@@ -322,7 +323,7 @@ def test_features_that_do_not_fit_in_memory_are_refused(
 
 
 def test_an_empty_table(tmp_path: Path) -> None:
-    snapshot = FeaturesTable.create(str(tmp_path / "empty"), spec(SHAPE)).snapshot()
+    snapshot = FeaturesTable.create(str(tmp_path / "empty"), make_spec(SHAPE)).snapshot()
     assert snapshot.read(["image", "width"]).equals(
         FEATURES.empty_table().select(["image", "width"])
     )
@@ -358,7 +359,7 @@ def test_many_shards(tmp_path: Path) -> None:
 
 
 def test_a_version_in_the_past(tmp_path: Path) -> None:
-    table = FeaturesTable.create(str(tmp_path / "grown"), spec(SHAPE))
+    table = FeaturesTable.create(str(tmp_path / "grown"), make_spec(SHAPE))
     add_rows(table, VALUES[:10], images=IMAGES[:10], shards=[10])
     add_rows(table, VALUES[10:30], images=IMAGES[10:30], shards=[15, 5])
     opened = FeaturesTable.open(table.uri)
@@ -371,7 +372,7 @@ def test_a_version_in_the_past(tmp_path: Path) -> None:
 
 def test_a_predictions_table_has_no_features(tmp_path: Path) -> None:
     table = PredictionsTable.create(
-        str(tmp_path / "said"), PredictionSpec.of(spec((3,)), model="m", top=2)
+        str(tmp_path / "said"), PredictionSpec.of(make_spec((3,)), model="m", top=2)
     )
     rows = pa.Table.from_pylist(
         [

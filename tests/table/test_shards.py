@@ -371,6 +371,7 @@ print(new.rows, round(wrote / 1e6), round(pool.max_memory() / 1e6))
 
 
 @pytest.mark.parametrize("case", ["dropped", "renamed"])
+@pytest.mark.slow
 def test_rewriting_a_large_shard_takes_little_memory(tmp_path: Path, case: str) -> None:
     """120 MB of raw features, of which a few row groups (6.4 MB each) may be in memory."""
     command = [sys.executable, "-c", _MEMORY, str(tmp_path), case]

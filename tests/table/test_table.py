@@ -25,8 +25,8 @@ from support.colour_shards import put
 from support.paths import environment_with_support
 
 from benchmarks.support.s3_server import S3Server, _Handler
+from benchmarks.support.specs import make_spec
 from bottleneck.errors import ConflictError, TableError
-from bottleneck.spec import FeatureSpec
 from bottleneck.table import log
 from bottleneck.table.columns import SCHEMA
 from bottleneck.table.log import TableLog
@@ -34,20 +34,7 @@ from bottleneck.table.shards import write_shard
 from bottleneck.table.snapshot import Snapshot
 from bottleneck.table.table import FeaturesTable
 
-SPEC = FeatureSpec(
-    backbone="channel-means",
-    alpha=None,
-    weights="none",
-    layer="means",
-    shape=(3,),
-    pooling="none",
-    image_size=(8, 8),
-    resize="squash",
-    interpolation="bilinear",
-    decode="fast",
-    preprocessing="own",
-    precision="float32",
-)
+SPEC = make_spec(backbone="channel-means", layer="means")
 LOG_PUT = r"^PUT /[^?]*/_delta_log/\d+\.json"
 
 
@@ -71,7 +58,7 @@ def place(s3: S3Server) -> str:
     return f"s3://{bucket}/lake/table"
 
 
-@pytest.fixture(params=["disk", "s3"])
+@pytest.fixture(params=["disk", pytest.param("s3", marks=pytest.mark.s3)])
 def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "disk":
         return str(tmp_path / "lake" / "table")

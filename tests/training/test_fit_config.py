@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.tables import spec
 
+from benchmarks.support.specs import make_spec
 from bottleneck.errors import ConfigError
 from bottleneck.models.heads import HeadConfig
 from bottleneck.training.config import TrainConfig
@@ -29,7 +29,7 @@ ROWS = LabelledRows(
 
 def fitted(shape: tuple[int, ...] = SHAPE, **flags: Any) -> FitConfig:
     config = TrainConfig(features="table", model="model", **flags)
-    return fit_config(config, spec(shape), ROWS, "float16")
+    return fit_config(config, make_spec(shape), ROWS, "float16")
 
 
 def test_without_flags_the_defaults_hold() -> None:

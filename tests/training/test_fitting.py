@@ -27,7 +27,11 @@ from bottleneck.training.fitting import HeadFitter
 from bottleneck.training.windows import WindowReader
 
 # Of Keras, which reads its own variables in an old way.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+# TensorFlow compiles a step for each fit: half a second for each.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.slow,
+]
 
 Array = npt.NDArray[Any]
 

@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 import pytest
 import ray
-from support.labelled import SPEC, ThreeLabels, three_splits, write_table
+from support.labelled import SPEC, ThreeLabels, three_splits, write_labelled
 from support.paths import ROOT
 
 from benchmarks.support.s3_server import S3Server
@@ -51,7 +51,7 @@ FILES = {
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> str:
     uri = str(tmp_path_factory.mktemp("tables") / "features")
-    write_table(uri, three_splits())
+    write_labelled(uri, three_splits())
     return uri
 
 
@@ -80,6 +80,7 @@ def trained(
     return fit(table, model, overwrite=True), model
 
 
+@pytest.mark.slow
 def test_a_trained_model_is_whole_and_says_what_it_is(
     trained: tuple[TrainSummary, Path], table: str
 ) -> None:
@@ -134,6 +135,7 @@ def kill_a_train_worker() -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_stopped_training_goes_on_where_it_was_though_its_workers_change_and_die(
     trained: tuple[TrainSummary, Path], table: str, tmp_path: Path
 ) -> None:

@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.tables import add_rows, images_of, spec, write_table
+from support.tables import add_rows, images_of, write_table
 
+from benchmarks.support.specs import make_spec
 from bottleneck.errors import BottleneckError, ConfigError, SourceError, TableError
 from bottleneck.table.snapshot import Snapshot
 from bottleneck.table.table import FeaturesTable
@@ -423,7 +424,7 @@ def test_no_labels(tmp_path: Path) -> None:
 
 
 def test_an_empty_table(tmp_path: Path) -> None:
-    empty = FeaturesTable.create(str(tmp_path / "table"), spec((2,))).snapshot()
+    empty = FeaturesTable.create(str(tmp_path / "table"), make_spec((2,))).snapshot()
     assert refusal(empty, TableError).startswith(
         f"no row of version 0 of {tmp_path}/table has features and a label (0 rows, 0 failed, "
         "0 without label)"

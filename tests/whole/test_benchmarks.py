@@ -80,6 +80,7 @@ def test_scale_commits(tmp_path: Path) -> None:
     assert [row["log_files"] for row in table["rows"]] == [2, 5]
 
 
+@pytest.mark.slow
 def test_scale_plan(tmp_path: Path) -> None:
     """That the plan finds what was done to the source, the benchmark checks itself."""
     planned, requests = bench("scale/plan", tmp_path)["tables"]
@@ -93,6 +94,7 @@ def test_scale_plan(tmp_path: Path) -> None:
     assert found["pooled", 2] - found["pooled", 1] == 2
 
 
+@pytest.mark.slow
 def test_scale_throughput(tmp_path: Path, ray_session: None) -> None:
     address = ray.get_runtime_context().gcs_address
     turns, spent, alone = bench("scale/throughput", tmp_path, "--address", address)["tables"]
@@ -141,6 +143,7 @@ def test_fetch(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_heads(tmp_path: Path) -> None:
     stored = bench("heads", tmp_path)
     (table,) = stored["tables"]
@@ -155,6 +158,7 @@ def cluster_flag(ray_session: None) -> str:
     return f"--job-flags=--address {ray.get_runtime_context().gcs_address}"
 
 
+@pytest.mark.slow
 def test_memory(tmp_path: Path, cluster_flag: str) -> None:
     runs, growth = bench("memory", tmp_path, cluster_flag)["tables"]
     found = [(row["rows"], row["run"], row["computed"]) for row in runs["rows"]]
@@ -163,6 +167,7 @@ def test_memory(tmp_path: Path, cluster_flag: str) -> None:
     assert [row["run"] for row in growth["rows"]] == ["first", "unchanged", "1 % changed"]
 
 
+@pytest.mark.slow
 def test_pipeline(tmp_path: Path, cluster_flag: str) -> None:
     rates, stages = bench("pipeline", tmp_path, cluster_flag)["tables"]
     assert [row["contestant"] for row in rates["rows"]] == ["bare", "keras", "job"]

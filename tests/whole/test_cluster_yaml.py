@@ -292,6 +292,8 @@ def scales(head: Head) -> bool:
     return log.exists() and "Using Autoscaling Config" in log.read_text(errors="replace")
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_nodes_come_up_from_zero_work_and_go_idle_again(
     cluster: LocalCluster, tmp_path: Path
 ) -> None:

@@ -23,7 +23,7 @@ from benchmarks.support.s3_server import S3Server
 from bottleneck.table.table import FeaturesTable
 
 # A run takes half a minute on an idle machine, several on a loaded one, and a test has up to three.
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.ray, pytest.mark.slow]
 
 IMAGES = 200
 #: Large enough that decoding takes a while: the run is still under way when it is hit.

@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 from support.paths import ROOT
 
+from benchmarks.support.specs import make_spec
 from bottleneck.config.checks import field_names, flag_of
 from bottleneck.extraction.config import ExtractConfig
 from bottleneck.prediction.config import PredictConfig
-from bottleneck.spec import FeatureSpec
 from bottleneck.status.config import StatusConfig
 from bottleneck.table.columns import SCHEMA, features_array
 from bottleneck.table.shards import write_shard
@@ -94,20 +94,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the table `photo-features`: 20 training rows in version 1, 30 rows in 2."""
     folder = tmp_path_factory.mktemp("docs")
     uri = str(folder / "photo-features")
-    spec = FeatureSpec(
-        backbone="vgg16",
-        alpha=None,
-        weights="random:0 sha256:" + "0" * 64,
-        layer="block5_pool",
-        shape=(7, 7, 512),
-        pooling="none",
-        image_size=(224, 224),
-        resize="squash",
-        interpolation="bilinear",
-        decode="fast",
-        preprocessing="own",
-        precision="float32",
-    )
+    spec = make_spec((7, 7, 512), weights="random:0 sha256:" + "0" * 64, image_size=(224, 224))
     table = FeaturesTable.create(uri, spec)
     snapshot = table.snapshot()
     for images in (TRAIN, TEST):
@@ -222,7 +209,13 @@ def test_every_python_block_is_run_or_says_why_not() -> None:
     assert set(SNIPPETS) == set(CHECKS)
 
 
-@pytest.mark.parametrize("name", list(CHECKS))
+def snippet(name: str) -> Any:
+    """A snippet as a parameter, marked if it needs the session's Ray."""
+    marks = [pytest.mark.ray, pytest.mark.s3] if "import ray" in SNIPPETS[name].code else []
+    return pytest.param(name, marks=marks)
+
+
+@pytest.mark.parametrize("name", [snippet(name) for name in CHECKS])
 def test_snippet(
     name: str,
     folder: Path,

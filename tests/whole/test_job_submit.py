@@ -69,6 +69,8 @@ def submit(address: str, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_submitted_job_runs_reports_and_fails_like_a_local_one(
     dashboard: str, tmp_path: Path
 ) -> None:

@@ -21,7 +21,7 @@ from bottleneck.table.table import FeaturesTable, PredictionsTable
 from bottleneck.training.config import TrainConfig
 from bottleneck.training.job import train
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.slow]
 
 
 def mobilenet(shared: Path) -> dict[str, object]:

@@ -272,6 +272,7 @@ def test_an_endpoint_that_only_some_libraries_know_is_refused(aws: pytest.Monkey
             act()
 
 
+@pytest.mark.slow
 def test_tls_is_the_default(aws: pytest.MonkeyPatch) -> None:
     with listener() as (port, heard):
         aws.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
@@ -380,9 +381,9 @@ def test_models_are_never_unpickled(tmp_path: Path, marker: Path, form: str) -> 
 
 
 def test_settings_of_a_stopped_training_are_never_unpickled(tmp_path: Path, marker: Path) -> None:
-    from support.labelled import three_splits, write_table
+    from support.labelled import three_splits, write_labelled
 
-    write_table(str(tmp_path / "features"), three_splits(count=3))
+    write_labelled(str(tmp_path / "features"), three_splits(count=3))
     (tmp_path / "model" / "unfinished").mkdir(parents=True)
     (tmp_path / "model/unfinished/settings.json").write_bytes(poisoned(marker, "pickle"))
     with pytest.raises(
@@ -886,6 +887,8 @@ def _list_of(site: str, signature: str) -> bytes:
     return "\n".join(["uri,label,split", *rows]).encode()
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_a_night_of_jobs_leaves_no_secret_anywhere(s3: S3Server, tmp_path: Path) -> None:
     site = f"http://127.0.0.1:{_site().server_port}"
     base = f"{site.replace('://', '://me:s3cret@')}/night"
