@@ -1,4 +1,4 @@
-"""Features as Parquet: bytes an image, and how fast they are written and read, by encoding.
+"""Features as Parquet: bytes per image, and how fast they are written and read, by encoding.
 
 Run it as .venv/bin/python -m benchmarks.encoding. Features are real as far as weights can be had
 without a network:
@@ -68,7 +68,7 @@ _ENCODINGS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(CommonSettings):
-    """Measures bytes an image and speed of the encodings on real features.
+    """Measures bytes per image and speed of the encodings on real features.
 
     Attributes:
         mobilenet_images: Photos through MobileNet (alpha 0.25).

@@ -1,4 +1,4 @@
-"""Reading many small objects from S3: requests an image and images/s, by client.
+"""Reading many small objects from S3: requests per image and images/s, by client.
 
 Run it as .venv/bin/python -m benchmarks.fetch. The S3 server is moto behind the proxy of
 `benchmarks.support.s3_server`, which counts requests and answers each one later by `delay_ms`, in a
@@ -78,7 +78,8 @@ def main(settings: Settings) -> None:
         if server.is_alive():
             server.kill()
     table = result.table(
-        f"{count} {what} from S3, {1000 * delay_s:g} ms a request, {settings.concurrency} in flight"
+        f"{count} {what} from S3, {1000 * delay_s:g} ms per request, "
+        f"{settings.concurrency} in flight"
     )
     for name, taken in seconds.items():
         table.add(
@@ -90,7 +91,7 @@ def main(settings: Settings) -> None:
     listed = result.table("Listing the same objects (bottleneck.sources.listing.list_images)")
     listed.add(objects=listing[2], requests=listing[1], seconds=round(listing[0], 2))
     ours = requests["ours (bottleneck.storage.fetcher.Fetcher)"] / count
-    result.target("requests an image, ours", ours, 1.0, at_most=True)
+    result.target("requests per image, ours", ours, 1.0, at_most=True)
     result.finish(settings.results)
 
 

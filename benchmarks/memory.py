@@ -114,10 +114,10 @@ def _path(images: Path, number: int) -> Path:
     return images / f"{number // _IMAGES_A_FOLDER:04d}" / f"{number:07d}.png"
 
 
-def _write(images: Path, number: int, colour: int) -> None:
+def _write(images: Path, number: int, color: int) -> None:
     path = _path(images, number)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(tiny_png(colour))
+    path.write_bytes(tiny_png(color))
 
 
 def _extract(settings: Settings, scratch: Path, images: Path) -> _Run:
@@ -132,7 +132,7 @@ def _extract(settings: Settings, scratch: Path, images: Path) -> _Run:
 
 
 def _require(summary: dict[str, Any], **expected: int) -> None:
-    """A benchmark of something that went wrong would be worth nothing."""
+    """Refuses to measure a run that went wrong."""
     found = {name: summary[name] for name in expected}
     if found != expected:
         raise SystemExit(f"the job did {found} where {expected} was expected")

@@ -272,7 +272,7 @@ def _keras(pipe: Connection, settings: Settings, folder: Path) -> None:
 
 
 def _job(settings: Settings, folder: Path, scratch: Path) -> dict[str, Any]:
-    """One run of the extract job, start-up and all."""
+    """Times one run of the extract job, start-up included."""
     table, summary = scratch / "table", scratch / "summary.json"
     shutil.rmtree(table, ignore_errors=True)
     flags = ["--images", str(folder), "--features", str(table), "--summary", str(summary)]

@@ -167,7 +167,7 @@ def write_image_set(folder: Path) -> int:
 
 def main() -> None:
     """Runs the example."""
-    parser = argparse.ArgumentParser(description="Draws a small labelled image set.")
+    parser = argparse.ArgumentParser(description="Draws a small labeled image set.")
     parser.add_argument("folder", type=Path, help="where to put it")
     folder = parser.parse_args().folder
     print(f"{folder}: {write_image_set(folder)} files written")

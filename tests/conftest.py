@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import ray
-from support.labelled import ThreeLabels, three_splits, write_labelled
+from support.labeled import ThreeLabels, three_splits, write_labeled
 from support.paths import SHARED
 
 from benchmarks.support.s3_server import S3Server
@@ -94,7 +94,7 @@ def three_labels(s3_session: S3Server, ray_session: None) -> ThreeLabels:
 
     s3_session.create_bucket("heads")
     features, model = "s3://heads/features", "s3://heads/model"
-    write_labelled(features, three_splits(("red", "green", "blue"), 240))
+    write_labeled(features, three_splits(("red", "green", "blue"), 240))
     flags = [f"--features={features}", f"--model={model}", "--epochs=3", "--hidden=8",
              "--learning-rate=0.02", "--class-weights=balanced", "--log-json"]  # fmt: skip
     out, err = io.StringIO(), io.StringIO()

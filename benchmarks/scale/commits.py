@@ -98,7 +98,7 @@ def main(settings: Settings) -> None:
 
 
 def _listing(rows: int) -> pa.Table:
-    """What the source looks like that the shards were made from."""
+    """Returns a listing of the source that the shards were made from."""
     answers = list(pages(numbered(0, rows), KEYS_PER_REQUEST))
     rules, tally = Rules(), Tally()
     frames: list[pl.DataFrame]

@@ -71,7 +71,7 @@ def main(settings: Settings) -> None:
     each = 400 if settings.smoke else settings.images
     result = Result("scale/nodes", settings.to_json())
     table = result.table(
-        f"{each:,} images a node, {1000 * settings.image_s:g} ms asleep for each, "
+        f"{each:,} images per node, {1000 * settings.image_s:g} ms asleep for each, "
         f"{stand_ins.cores()} cores in all"
     )
     rate_of_one: float | None = None

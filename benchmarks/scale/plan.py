@@ -154,7 +154,7 @@ def _store(pages: Iterator[pa.RecordBatch], path: Path) -> None:
 
 
 def _plan(answers: Path, table_uri: str) -> _Planned:
-    """What a driver does before its first image, in a fresh process."""
+    """Does what a driver does before its first image, in a fresh process."""
     began, began_cpu = time.perf_counter(), time.process_time()
     rules, tally = Rules(), Tally()
     frames, archives = sift_pages(_frames(answers), _SOURCE, rules, tally)

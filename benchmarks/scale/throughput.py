@@ -89,10 +89,10 @@ def main(settings: Settings) -> None:
     median = statistics.median(turn["figures"]["images_per_s"] for turn in turns)
     result.target("images/s, median of turns", round(median), _AIM_IMAGES_S)
     best = max(turns, key=lambda turn: turn["figures"]["images_per_s"])
-    spent = result.table("Where the time goes in the fastest turn, µs an image")
+    spent = result.table("Where the time goes in the fastest turn, µs per image")
     for name, seconds in best["spent"].items():
         spent.add(what=name, us_an_image=round(1e6 * seconds / images, 1))
-    single = result.table("The same in one process without Ray, µs an image")
+    single = result.table("The same in one process without Ray, µs per image")
     single.add(**alone)
     result.finish(settings.results)
 

@@ -52,7 +52,7 @@ def drawn_jpeg(width: int, height: int, seed: int) -> bytes:
 
 
 def tiny_png(number: int) -> bytes:
-    """Returns a PNG of 4×4 pixels whose colour is the number's own, in some 10 µs."""
+    """Returns a PNG of 4×4 pixels whose color is the number's own, in some 10 µs."""
     row = b"\0" + bytes((number & 255, number >> 8 & 255, number >> 16 & 255)) * 4
     header = struct.pack(">IIBBBBB", 4, 4, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(row * 4, 1)), (b"IEND", b""))

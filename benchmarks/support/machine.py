@@ -28,7 +28,7 @@ _PACKAGES = (
 
 
 def describe_machine() -> dict[str, Any]:
-    """Returns processor, memory, versions, load and date, JSON serialisable.
+    """Returns processor, memory, versions, load and date, JSON serializable.
 
     `load_1m` is the load average as the benchmark begins: above about 0.3 others are computing
     too, and only figures measured side by side can be compared.

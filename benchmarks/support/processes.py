@@ -102,7 +102,7 @@ def machine_cpu_s() -> float:
 
 
 def peak_bytes(pid: int) -> int:
-    """High-water mark of a process's resident memory; 0 once it has ended."""
+    """Returns the high-water mark of a process's resident memory; 0 once it has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     except (FileNotFoundError, ProcessLookupError):

@@ -81,7 +81,7 @@ class _Fault:
     until: float | None
 
     def takes(self, line: str) -> bool:
-        """Whether this fault answers the request, counting it down if so."""
+        """Returns whether this fault answers the request, and counts it down if so."""
         if self.until is not None and time.monotonic() >= self.until:
             return False
         if self.left is not None and self.left <= 0:
@@ -98,8 +98,8 @@ class S3Server:
     """A moto S3 server with a counting, fault-injecting proxy in front of it.
 
     Attributes:
-        delay_s: added before each answer, in seconds; may be changed at any time.
-        env: the environment variables that make boto3, s3fs, obstore, delta-rs and Polars use it.
+        delay_s: Added before each answer, in seconds; may be changed at any time.
+        env: The environment variables that make boto3, s3fs, obstore, delta-rs and Polars use it.
     """
 
     delay_s: float = 0.0
@@ -175,7 +175,7 @@ class S3Server:
                     os.environ[name] = value
 
     def client(self) -> Any:
-        """A boto3 S3 client that talks to moto directly: not counted, delayed or failed."""
+        """Returns a boto3 S3 client that talks to moto directly: not counted, delayed or failed."""
         import boto3
 
         return boto3.client(
@@ -192,7 +192,7 @@ class S3Server:
         self.put_objects(bucket, objects or {})
 
     def put_objects(self, bucket: str, objects: dict[str, bytes]) -> None:
-        """Puts objects straight into moto's memory, since 5 ms a request is slow for many."""
+        """Puts objects straight into moto's memory, since 5 ms per request is slow for many."""
         assert self._moto.stdin is not None and self._moto.stdout is not None
         contents = {key: base64.b64encode(data).decode() for key, data in objects.items()}
         self._moto.stdin.write(json.dumps([bucket, contents]).encode() + b"\n")
@@ -201,7 +201,7 @@ class S3Server:
             raise RuntimeError(f"moto could not put {len(objects)} objects into {bucket}")
 
     def requests(self) -> list[Request]:
-        """All requests since the last ``reset``, in the order of their answers."""
+        """Returns all requests since the last ``reset``, in the order of their answers."""
         with self._lock:
             return list(self._requests)
 
@@ -227,12 +227,12 @@ class S3Server:
         """Fails the next requests instead of forwarding them.
 
         Args:
-            status: an HTTP status; or ``"reset"`` (the connection closes without an answer); or
+            status: An HTTP status; or ``"reset"`` (the connection closes without an answer); or
                 ``"truncate"`` (the connection closes after half of the real answer's body).
-            n_requests: how many requests fail; None for no limit.
-            seconds: for how long requests fail; None for no limit.
-            match: regular expression searched in ``"METHOD /path?query"``.
-            code: error code in the XML body; default what S3 sends with that status.
+            n_requests: How many requests fail; None for no limit.
+            seconds: For how long requests fail; None for no limit.
+            match: Regular expression searched in ``"METHOD /path?query"``.
+            code: Error code in the XML body; default what S3 sends with that status.
         """
         if code is None:
             code = _CODES.get(status, "InternalError") if isinstance(status, int) else ""
@@ -241,7 +241,7 @@ class S3Server:
             self._faults.append(_Fault(status, code, re.compile(match), n_requests, until))
 
     def fault_for(self, line: str) -> _Fault | None:
-        """The fault that answers ``"METHOD /path?query"``, if one does."""
+        """Returns the fault that answers ``"METHOD /path?query"``, if one does."""
         with self._lock:
             return next((fault for fault in self._faults if fault.takes(line)), None)
 
@@ -257,7 +257,7 @@ class _Proxy(ThreadingHTTPServer):
     s3: S3Server
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that was killed in the middle of a request is nothing to report."""
+        """Ignores a client that was killed in the middle of a request."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -364,4 +364,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: requests are read through ``S3Server.requests``."""
+        """Logs nothing: requests are read through ``S3Server.requests``."""

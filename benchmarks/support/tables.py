@@ -96,7 +96,7 @@ class Mix:
         }
 
     def images(self) -> Images:
-        """The source after that night, in the order of a listing."""
+        """Returns the source after that night, in the order of a listing."""
         numbers = np.arange(self.rows, dtype=np.int64)
         numbers = numbers[~_deleted(numbers)]
         added = np.arange(self.rows // _NEW, dtype=np.int64)
@@ -206,7 +206,7 @@ def _text(series: pl.Series) -> pa.Array:
 
 
 def _hexadecimal(numbers: Numbers, digits: int, before: str, after: str) -> pa.Array:
-    """Hexadecimal digits that look random and follow from the number."""
+    """Returns hexadecimal digits that look random and follow from the number."""
     words = digits // 16
     mixed = numbers.astype(np.uint64)[:, None] * np.uint64(words) + np.arange(
         words, dtype=np.uint64

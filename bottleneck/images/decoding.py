@@ -80,7 +80,7 @@ def decode(data: bytes, options: DecodeOptions) -> Decoded:
     to no less than ``REDUCTION_MARGIN`` times the target before the resize proper, except with
     ``nearest`` and ``box``. Tolerance, against decoding in full, on photographs: mean absolute
     difference at most 1 level of 255, largest at most 12 (measured: 0.6 and 9 with ``bilinear``,
-    0.8 and 11 over all filters, on photos of 0.2 to 12 megapixels). Line art in saturated colours
+    0.8 and 11 over all filters, on photos of 0.2 to 12 megapixels). Line art in saturated colors
     differs more, through its subsampled chroma: mean 2, single edges 40.
     Pictures less than six times the target on a side are decoded in full and do not differ.
 

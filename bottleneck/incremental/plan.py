@@ -117,7 +117,7 @@ def make_plan(
     new = found.new.join(renamed.select("image"), on="image", how="anti")
     changed = found.changed.join(touched.select("image"), on="image", how="anti")
     dropped = reusable.join(renamed.select(image="image_old"), on="image", how="anti")
-    kept = pl.concat([found.relabelled, touched]).with_columns(image_old=pl.col("image"))
+    kept = pl.concat([found.relabeled, touched]).with_columns(image_old=pl.col("image"))
     replacing = pl.concat([changed, found.retried]).select([*listed.columns, "shard"])
     reused = len(renamed) + len(kept)
     return Plan(
@@ -145,7 +145,7 @@ class _Compared:
         changed: Listing rows of another fingerprint than the table's; these and the next two with
             the table's `label_old`, `split_old`, `fingerprint_old`, `status` and `shard`.
         retried: Listing rows of images that failed, are the same and are to be tried again.
-        relabelled: Listing rows of images that are the same but for label or split.
+        relabeled: Listing rows of images that are the same but for label or split.
         gone: Rows of the table that no listed image has.
         failed_before: Number of images that failed and are left as they are.
     """
@@ -153,7 +153,7 @@ class _Compared:
     new: pl.DataFrame
     changed: pl.DataFrame
     retried: pl.DataFrame
-    relabelled: pl.DataFrame
+    relabeled: pl.DataFrame
     gone: pl.DataFrame
     failed_before: int
 
@@ -178,7 +178,7 @@ def _compare(listed: pl.DataFrame, known: pl.DataFrame, retry_failed: bool) -> _
         new=listed.filter(~there),
         changed=matched(there & ~same),
         retried=matched(retry),
-        relabelled=matched(moved & ~retry),
+        relabeled=matched(moved & ~retry),
         gone=unlisted(known, row),
         failed_before=int((failed & same & ~moved & ~retry).sum()),
     )

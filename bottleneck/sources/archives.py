@@ -132,13 +132,13 @@ def _read_rows(archive: Archive, rules: Rules, tally: Tally) -> pl.DataFrame:
     images, _ = sift(members, rules, tally, archives=False)
     folder = archive.image.rpartition("/")[0]
     prefix = f"{folder}/" if folder else ""
-    labelled = with_layout(
+    labeled = with_layout(
         images.with_columns(in_source=pl.concat_str(pl.lit(prefix), pl.col("path"))),
         rules.layout,
         "in_source",
     )
     own = pl.Series("own", _labels_of(images.get_column("path"), labels), dtype=pl.String)
-    return labelled.with_columns(own).select(
+    return labeled.with_columns(own).select(
         pl.concat_str(pl.lit(archive.image + "/"), pl.col("path")).alias("image"),
         pl.lit(archive.uri).alias("uri"),
         pl.coalesce("own", "label").alias("label"),

@@ -98,8 +98,8 @@ def _draw_throughput(axes: Any, runs: list[Run]) -> None:
         axes.bar_label(bars, [f"{run.images_per_s:,.1f}" for run in runs], padding=2, fontsize=9)
     step = -(-len(runs) // _MOST_LABELS)
     # Counted from the newest, which people look for.
-    labelled = list(range(len(runs) - 1, -1, -step))
-    axes.set_xticks(labelled, [runs[n].last.strftime("%Y-%m-%d\n%H:%M") for n in labelled])
+    labeled = list(range(len(runs) - 1, -1, -step))
+    axes.set_xticks(labeled, [runs[n].last.strftime("%Y-%m-%d\n%H:%M") for n in labeled])
     axes.tick_params(axis="x", labelsize=8)
     # A single bar would otherwise be as wide as the chart.
     axes.set_xlim(min(-0.6, len(runs) / 2 - 3.5), max(len(runs) - 0.4, len(runs) / 2 + 2.5))

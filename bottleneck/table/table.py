@@ -195,7 +195,7 @@ class ImageTable:
             add: Shards that workers wrote; each must exist with the size given.
             remove: Shards of `base` that the added ones replace.
             run: Identity of the run.
-            stats: Figures kept in the history, JSON serialisable.
+            stats: Figures kept in the history, JSON serializable.
             mark: What becomes of the run's lease with this commit, see
                 :mod:`bottleneck.table.lease`.
 

@@ -71,14 +71,14 @@ def select_rows(snapshot: Snapshot, config: TrainConfig) -> LabelledRows:
     total = len(rows)
     rows = rows.filter(pl.col("status") == OK)
     left_out = {"failed": total - len(rows)}
-    unlabelled = int(rows["label"].null_count())
+    unlabeled = int(rows["label"].null_count())
     rows = rows.filter(pl.col("label").is_not_null())
-    left_out["without label"] = unlabelled
+    left_out["without label"] = unlabeled
     where = f"version {snapshot.version} of {redact_uri(snapshot.table_uri)}"
     if rows.is_empty():
         raise TableError(
             f"no row of {where} has features and a label ({total:,} rows, "
-            f"{left_out['failed']:,} failed, {unlabelled:,} without label); extract with "
+            f"{left_out['failed']:,} failed, {unlabeled:,} without label); extract with "
             "--layout label, or from a list file with a `label` column"
         )
     rows = _with_split(rows, config, where)

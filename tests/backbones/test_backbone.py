@@ -29,7 +29,7 @@ needs_shared = pytest.mark.shared(WEIGHTS)
 
 
 def images(count, height, width=None):
-    """Blobs of colour rather than noise: closer to what activations of photos look like."""
+    """Blobs of color rather than noise: closer to what activations of photos look like."""
     rng = np.random.default_rng(11)
     coarse = rng.integers(0, 256, (count, 8, 8, 3)).astype(np.float32)
     width = width or height
@@ -379,9 +379,9 @@ def test_images_of_another_size_have_no_specification(vgg16):
 
 def test_channel_means_tell_which_image_they_are_of():
     backbone = Backbone.of("channel-means", batch_size=2)
-    colours = np.array([[10, 20, 30], [255, 0, 1], [7, 8, 9]], np.uint8)
-    pixels = np.broadcast_to(colours[:, None, None], (3, 32, 32, 3))
-    np.testing.assert_array_equal(backbone(pixels), colours.astype(np.float32))
+    colors = np.array([[10, 20, 30], [255, 0, 1], [7, 8, 9]], np.uint8)
+    pixels = np.broadcast_to(colors[:, None, None], (3, 32, 32, 3))
+    np.testing.assert_array_equal(backbone(pixels), colors.astype(np.float32))
     assert (backbone.shape, backbone.layer, backbone.precision) == (
         (3,),
         "channel_means",

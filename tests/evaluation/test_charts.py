@@ -56,7 +56,7 @@ def matrix(classes: int) -> np.ndarray:
     return generator.integers(0, 4, (classes, classes)) + 30 * np.eye(classes, dtype=np.int64)
 
 
-def colours(image: Image.Image) -> int:
+def colors(image: Image.Image) -> int:
     return len(image.convert("RGB").getcolors(1 << 24) or [])
 
 
@@ -97,7 +97,7 @@ def test_names_do_not_matter_to_matplotlib() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         image = opened(confusion_matrix(ODD, matrix(len(ODD))))
-    assert colours(image) > 10
+    assert colors(image) > 10
     # A formula would be drawn without its dollar signs, hence alike.
     formula = confusion_matrix(["$x$", "b"], matrix(2))
     assert formula != confusion_matrix(["x", "b"], matrix(2))
@@ -111,7 +111,7 @@ def test_endless_names_are_shortened() -> None:
 
 def test_classes_without_rows_and_large_counts() -> None:
     counts = np.array([[0, 0, 0], [1, 12_345, 0], [0, 999_999, 7_654_321]])
-    assert colours(opened(confusion_matrix(["a", "b", "c"], counts))) > 10
+    assert colors(opened(confusion_matrix(["a", "b", "c"], counts))) > 10
     opened(confusion_matrix(["a"], np.zeros((1, 1), np.int64)))
 
 
@@ -134,7 +134,7 @@ def test_a_matrix_must_fit_its_labels(labels: list[str], shape: tuple[int, ...])
 def test_learning_curves(history: list[dict[str, float]]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert colours(opened(learning_curves(history))) > 10
+        assert colors(opened(learning_curves(history))) > 10
 
 
 @pytest.mark.parametrize(

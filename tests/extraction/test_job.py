@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import ray
 from support.extraction import counts, run
-from support.images import colour, colours_of, draw, numbered, png, read
+from support.images import color, colors_of, draw, numbered, png, read
 
 from bottleneck.cli import run_job
 from bottleneck.errors import SpecMismatchError, TableError
@@ -56,7 +56,7 @@ def test_first_run_has_one_row_an_image_with_its_own_features(photos: Path, tabl
     assert summary.failed == {"not_an_image": 1, "empty": 1}
     assert (summary.version, summary.rows, summary.commits) == (1, 152, 1)
     rows = read(table)
-    assert colours_of(rows) == sorted(wanted.items())
+    assert colors_of(rows) == sorted(wanted.items())
     failed = {row["image"]: (row["status"], row["features"]) for row in rows if row["error"]}
     assert failed == {
         "train/blue/broken.png": ("not_an_image", None),
@@ -77,7 +77,7 @@ def test_new_changed_and_deleted_images_only(photos: Path, table: str) -> None:
     wanted = draw(photos, numbered(60))
     run(photos, table, shard_mb=0.01)
     wanted |= draw(photos, numbered(7, start=1000))
-    wanted |= draw(photos, {"things/000003.png": colour(70_000), "things/000044.png": (9, 9, 9)})
+    wanted |= draw(photos, {"things/000003.png": color(70_000), "things/000044.png": (9, 9, 9)})
     for name in ("things/000010.png", "things/000059.png"):
         (photos / name).unlink()
         del wanted[name]
@@ -87,7 +87,7 @@ def test_new_changed_and_deleted_images_only(photos: Path, table: str) -> None:
     assert counts(summary) == {
         "new": 7, "changed": 2, "removed": 2, "unchanged": 56, "computed": 9
     }  # fmt: skip
-    assert colours_of(read(table)) == sorted(wanted.items())
+    assert colors_of(read(table)) == sorted(wanted.items())
 
     # A source without changes costs nothing, and neither does what is to be kept.
     kept = read(table)
@@ -106,17 +106,17 @@ def test_every_version_shows_each_image_exactly_once(photos: Path, table: str) -
     before = draw(photos, numbered(64))
     run(photos, table, commit_every="1 shard", shard_mb=0.01, batch_size=16)
     first_full = FeaturesTable.open(table).snapshot().version
-    after = before | draw(photos, {name: colour(90_000 + i) for i, name in enumerate(before)})
+    after = before | draw(photos, {name: color(90_000 + i) for i, name in enumerate(before)})
 
     summary = run(photos, table, commit_every="1 shard", shard_mb=0.001, batch_size=16)
 
     assert summary.commits > 1
     last = FeaturesTable.open(table).snapshot().version
     for version in range(first_full, last + 1):
-        seen = colours_of(read(table, version))
+        seen = colors_of(read(table, version))
         assert [image for image, _ in seen] == sorted(before)
         assert all(value in (before[image], after[image]) for image, value in seen)
-    assert colours_of(read(table)) == sorted(after.items())
+    assert colors_of(read(table)) == sorted(after.items())
 
 
 @pytest.mark.slow
@@ -131,7 +131,7 @@ def test_failed_images_are_retried_only_when_asked_or_changed(photos: Path, tabl
     }  # fmt: skip
     broken.write_bytes(png((1, 2, 3)))
     assert counts(run(photos, table)) == {"changed": 1, "unchanged": 5, "computed": 1}
-    assert colours_of(read(table)) == sorted((wanted | {"things/broken.png": (1, 2, 3)}).items())
+    assert colors_of(read(table)) == sorted((wanted | {"things/broken.png": (1, 2, 3)}).items())
 
 
 def test_renamed_files_keep_their_features_without_the_model(photos: Path, table: str) -> None:
@@ -150,7 +150,7 @@ def test_renamed_files_keep_their_features_without_the_model(photos: Path, table
     gone = (photos / "things/000007.png").stat().st_size
     (photos / "things/000007.png").unlink()
     del wanted["things/000007.png"]
-    wanted |= draw(photos, {"impostor.png": colour(107)})
+    wanted |= draw(photos, {"impostor.png": color(107)})
     assert (photos / "impostor.png").stat().st_size == gone
 
     summary = run(photos, table)
@@ -159,7 +159,7 @@ def test_renamed_files_keep_their_features_without_the_model(photos: Path, table
         "new": 1, "reused": 3, "removed": 1, "unchanged": 26, "computed": 1
     }  # fmt: skip
     rows = read(table)
-    assert colours_of(rows) == sorted(wanted.items())
+    assert colors_of(rows) == sorted(wanted.items())
     assert {row["image"]: row["label"] for row in rows}["others/3.png"] == "others"
     assert counts(run(photos, table)) == {"unchanged": 30}
 
@@ -171,7 +171,7 @@ def test_touched_files_keep_their_features(photos: Path, table: str) -> None:
         os.utime(photos / name)
     assert counts(run(photos, table)) == {"reused": 4, "unchanged": 8}
     assert counts(run(photos, table)) == {"unchanged": 12}
-    assert colours_of(read(table)) == sorted(wanted.items())
+    assert colors_of(read(table)) == sorted(wanted.items())
 
 
 def test_a_list_file_that_relabels_an_image_moves_no_pixel(photos: Path, table: str) -> None:
@@ -299,12 +299,12 @@ def test_tar_shards_are_listed_once_and_rows_follow_the_archive(
         "unchanged": 2,
         "computed": 1,
     }
-    assert colours_of(read(table)) == [
-        ("a.tar/1.png", colour(1)),
-        ("a.tar/2.png", colour(2)),
-        ("a.tar/5.png", colour(5)),
-        ("b.tar/3.png", colour(3)),
-        ("b.tar/4.png", colour(4)),
+    assert colors_of(read(table)) == [
+        ("a.tar/1.png", color(1)),
+        ("a.tar/2.png", color(2)),
+        ("a.tar/5.png", color(5)),
+        ("b.tar/3.png", color(3)),
+        ("b.tar/4.png", color(4)),
     ]
 
 
@@ -328,7 +328,7 @@ def test_two_runs_at_once_end_with_one_row_an_image(
     summary = run(photos, table)
     assert counts(raced[0]) == {"new": 20, "unchanged": 20, "computed": 20}
     assert summary.outcome == "unchanged"
-    assert colours_of(read(table)) == sorted(wanted.items())
+    assert colors_of(read(table)) == sorted(wanted.items())
 
 
 def test_a_folder_with_other_things_is_no_place_for_a_table(photos: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.extraction import counts, run
-from support.images import colour, colours_of, draw, numbered, png, read
+from support.images import color, colors_of, draw, numbered, png, read
 
 from benchmarks.support.s3_server import S3Server
 from bottleneck.errors import BottleneckError
@@ -80,7 +80,7 @@ def test_a_renamed_object_is_not_even_read(s3: S3Server, bucket: str, tmp_path: 
 
     assert counts(summary) == {"changed": 1, "reused": 1, "unchanged": 8, "computed": 1}
     assert list(gets(s3, f"/{bucket}/photos/")) == [f"GET /{bucket}/photos/things/000004.png"]
-    assert colours_of(read(table)) == sorted(wanted.items())
+    assert colors_of(read(table)) == sorted(wanted.items())
 
 
 @pytest.mark.parametrize("status", [500, 503, "reset"])
@@ -94,7 +94,7 @@ def test_errors_that_pass_leave_no_trace(
     summary = run(f"s3://{bucket}/photos", f"s3://{bucket}/table")
     assert counts(summary) == {"new": 24, "computed": 24}
     assert summary.failed == {}
-    assert colours_of(read(f"s3://{bucket}/table")) == sorted(wanted.items())
+    assert colors_of(read(f"s3://{bucket}/table")) == sorted(wanted.items())
 
 
 @pytest.mark.slow
@@ -111,7 +111,7 @@ def test_images_that_cannot_be_had_now_are_tried_again_by_the_next_run(
     assert len(read(table)) == 12
     s3.reset()
     assert counts(run(source, table)) == {"new": 4, "unchanged": 12, "computed": 4}
-    assert colours_of(read(table)) == sorted(wanted.items())
+    assert colors_of(read(table)) == sorted(wanted.items())
 
 
 def test_an_object_deleted_after_the_listing_is_a_missing_row(
@@ -132,7 +132,7 @@ def test_an_object_deleted_after_the_listing_is_a_missing_row(
 def test_a_table_that_cannot_be_written_is_one_line(
     s3: S3Server, bucket: str, tmp_path: Path
 ) -> None:
-    draw(tmp_path / "photos", {"a/x.png": colour(1)})
+    draw(tmp_path / "photos", {"a/x.png": color(1)})
     with pytest.raises(BottleneckError, match=r"no-such-bucket") as caught:
         run(tmp_path / "photos", "s3://no-such-bucket/table")
     assert "\n" not in str(caught.value)

@@ -110,7 +110,7 @@ def mosaic(width: int, height: int, seed: int = 0) -> Image.Image:
     return canvas
 
 
-def png(width: int, height: int, depth: int, colour: int, rows: list[bytes], trns: bytes) -> bytes:
+def png(width: int, height: int, depth: int, color: int, rows: list[bytes], trns: bytes) -> bytes:
     def chunk(kind: bytes, body: bytes) -> bytes:
         return (
             struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -118,7 +118,7 @@ def png(width: int, height: int, depth: int, colour: int, rows: list[bytes], trn
 
     return (
         b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
         + (chunk(b"tRNS", trns) if trns else b"")
         + chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
         + chunk(b"IEND", b"")
@@ -199,7 +199,7 @@ def test_cmyk_gray_and_transparent_files() -> None:
         assert hole[32, 32].tolist() == [255] * 3, name
 
 
-# Colours and depths
+# Colors and depths
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -279,7 +279,7 @@ def test_samples_without_a_range_are_refused_in_fast(mode: str, value: float) ->
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "MPO", "TIFF"])
 def test_only_the_first_picture_of_several_counts(format: str) -> None:
-    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue", "white")]
+    frames = [Image.new("RGB", (32, 32), color) for color in ("red", "blue", "white")]
     data = encode(frames[0], format, save_all=True, append_images=frames[1:])
     for mode in ("fast", "exact"):
         assert difference(pixels_of(data, 8, 8, decode=mode), np.array([255, 0, 0])).max() <= 3

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import ray
-from support.images import colour, colours_of, draw, numbered, png, read
+from support.images import color, colors_of, draw, numbered, png, read
 
 from benchmarks.support.s3_server import S3Server
 from bottleneck.errors import RunFailedError
@@ -40,7 +40,7 @@ def test_a_pipeline_that_is_faster_than_its_storage_commits_in_time(
     s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once no commit came while writes followed upon each other, each of a single block."""
-    wanted = {f"things/{number:03d}.png": colour(number) for number in range(96)}
+    wanted = {f"things/{number:03d}.png": color(number) for number in range(96)}
     s3.create_bucket("steady", {name: png(value, (8, 8)) for name, value in wanted.items()})
     # Blocks come steadily, some in a second, for seconds.
     s3.delay_s = 0.15
@@ -48,7 +48,7 @@ def test_a_pipeline_that_is_faster_than_its_storage_commits_in_time(
     summary = run(
         "s3://steady/", tmp_path / "table", commit_every="1s", fetch_concurrency=2, shard_mb=1.0
     )
-    assert colours_of(read(str(tmp_path / "table"))) == sorted(wanted.items())
+    assert colors_of(read(str(tmp_path / "table"))) == sorted(wanted.items())
     assert summary.commits >= 3
     shards = FeaturesTable.open(str(tmp_path / "table")).snapshot().shards
     assert len(shards) <= summary.commits + 1

@@ -158,20 +158,20 @@ def test_failed_images(tmp_path: Path, retry: bool) -> None:
             known("ok"),
             known("same", status="truncated"),
             known("changed", status="empty"),
-            known("relabelled", status="empty"),
+            known("relabeled", status="empty"),
             known("gone", status="missing"),
         ],
     )
     rows = [listed("ok"), listed("same"), listed("changed", "etag:2")]
-    rows.append(listed("relabelled", label="y"))
+    rows.append(listed("relabeled", label="y"))
     plan = make_plan(listing(*rows), base, retry_failed=retry)
     assert plan.drops == {base.shards[0].path: ("gone",)}
     if retry:
         assert counted(plan) == {"changed": 1, "retried": 2, "removed": 1, "unchanged": 1}
-        assert work(plan) == ["changed", "relabelled", "same"]
+        assert work(plan) == ["changed", "relabeled", "same"]
         assert plan.replacements == {}
     else:
-        # `failed_before` counts among the unchanged, where the relabelled one is not.
+        # `failed_before` counts among the unchanged, where the relabeled one is not.
         assert counted(plan) == {
             "changed": 1,
             "reused": 1,
@@ -180,7 +180,7 @@ def test_failed_images(tmp_path: Path, retry: bool) -> None:
             "failed_before": 1,
         }
         assert work(plan) == ["changed"]
-        assert list(plan.replacements[base.shards[0].path]) == ["relabelled"]
+        assert list(plan.replacements[base.shards[0].path]) == ["relabeled"]
 
 
 def test_new_labels_and_splits_move_no_pixels(tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ def test_a_manifest_of_another_version(tmp_path: Path, text: str, found: str) ->
         ({"files": {"head.keras": {"size": 3}}}, "unexpected keyword argument 'size'"),
         ({"specification": {}}, "'image_size'"),
         ({"specification": asdict(SPEC) | {"image_size": [3]}}, "not enough values to unpack"),
-        ({"specification": asdict(SPEC) | {"colour": 3}}, "unexpected keyword argument 'colour'"),
+        ({"specification": asdict(SPEC) | {"color": 3}}, "unexpected keyword argument 'color'"),
     ],
 )
 def test_a_manifest_that_lacks_something(

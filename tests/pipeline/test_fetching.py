@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from support.images import colour, png
+from support.images import color, png
 
 from bottleneck.images.options import DecodeOptions
 from bottleneck.incremental.work import WORK_SCHEMA
@@ -42,7 +42,7 @@ def work_of(folder: Path, count: int) -> pa.Table:
     rows: dict[str, list[object]] = {name: [None] * count for name in WORK_SCHEMA.names}
     for number in range(count):
         path = folder / f"{number}.png"
-        path.write_bytes(png(colour(number), (8, 8)))
+        path.write_bytes(png(color(number), (8, 8)))
         rows["image"][number], rows["uri"][number] = path.name, str(path)
         rows["row"][number], rows["bytes"][number] = number, path.stat().st_size
     return pa.table(rows, WORK_SCHEMA)

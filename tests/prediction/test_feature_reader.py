@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from support.labelled import labelled_colours, write_labelled
+from support.labeled import labeled_colors, write_labeled
 
 from bottleneck.incremental.work import WORK_SCHEMA
 from bottleneck.pipeline.blocks import COST_SCHEMA, block_features
@@ -17,8 +17,8 @@ from bottleneck.table.schemas import FEATURES
 
 @pytest.mark.parametrize("block_rows", [4, 256])
 def test_planned_rows_come_with_their_features_in_blocks(tmp_path: Path, block_rows: int) -> None:
-    images = labelled_colours(15)
-    snapshot = write_labelled(str(tmp_path / "table"), images)
+    images = labeled_colors(15)
+    snapshot = write_labeled(str(tmp_path / "table"), images)
     names = sorted(images)
     # Every other row of each shard is planned.
     wanted: dict[str, list[object]] = {name: [] for name in WORK_SCHEMA.names}

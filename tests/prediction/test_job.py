@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.images import Colour, draw, read_snapshot
-from support.labelled import SPEC, ThreeLabels, draw_images, labelled_colours, write_labelled
+from support.images import Color, draw, read_snapshot
+from support.labeled import SPEC, ThreeLabels, draw_images, labeled_colors, write_labeled
 from support.prometheus import require_served
 
 from bottleneck.cli import run_job
@@ -31,13 +31,13 @@ def model(three_labels: ThreeLabels) -> str:
 
 
 @pytest.fixture(scope="module")
-def images() -> dict[str, Colour]:
-    drawn = labelled_colours(20, LABELS, "test", seed=1)
+def images() -> dict[str, Color]:
+    drawn = labeled_colors(20, LABELS, "test", seed=1)
     return {name.removeprefix("test/"): value for name, value in drawn.items()}
 
 
 @pytest.fixture(scope="module")
-def photos(images: dict[str, Colour], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def photos(images: dict[str, Color], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images that tests leave as they are."""
     return draw_images(tmp_path_factory.mktemp("photos"), images)
 
@@ -60,15 +60,15 @@ def rows_of(table: Path) -> list[dict[str, Any]]:
 
 
 def require_predictions(
-    rows: list[dict[str, Any]], images: dict[str, Colour], model: str, top: int = 3
+    rows: list[dict[str, Any]], images: dict[str, Color], model: str, top: int = 3
 ) -> None:
-    """Every row says what the head says of its image's colour."""
+    """Every row says what the head says of its image's color."""
     manifest = read_manifest(model)
     head = load_keras(read_file(manifest, "head.keras"))
     good = [row for row in rows if row["status"] == "ok"]
     assert [row["image"] for row in good] == sorted(images)
-    colours = np.array([images[row["image"]] for row in good], np.float32)
-    wanted = head.predict(colours, verbose=0)
+    colors = np.array([images[row["image"]] for row in good], np.float32)
+    wanted = head.predict(colors, verbose=0)
     for row, probabilities in zip(good, wanted, strict=True):
         order = np.argsort(-probabilities, kind="stable")[:top]
         assert row["top_labels"] == [manifest.labels[number] for number in order]
@@ -79,7 +79,7 @@ def require_predictions(
 
 @pytest.mark.slow
 def test_images_get_the_predictions_of_the_head_and_only_changes_cost(
-    model: str, images: dict[str, Colour], tmp_path: Path
+    model: str, images: dict[str, Color], tmp_path: Path
 ) -> None:
     photos, table = draw_images(tmp_path / "photos", images), tmp_path / "predictions"
     (photos / "red/broken.png").write_bytes(b"<html>")
@@ -117,9 +117,9 @@ def test_images_get_the_predictions_of_the_head_and_only_changes_cost(
 
 @pytest.mark.slow
 def test_a_features_table_gets_the_same_predictions_without_its_images(
-    model: str, images: dict[str, Colour], of_images: Path, tmp_path: Path
+    model: str, images: dict[str, Color], of_images: Path, tmp_path: Path
 ) -> None:
-    write_labelled(str(tmp_path / "features"), images)
+    write_labeled(str(tmp_path / "features"), images)
     source = str(tmp_path / "features")
     first = run(model, tmp_path / "of_features", features=source, top=2)
     assert (first.listed, first.computed, first.outcome) == (60, 60, "done")
@@ -181,7 +181,7 @@ def write_other_features(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_dry_run_and_images_without_labels(
-    model: str, images: dict[str, Colour], tmp_path: Path
+    model: str, images: dict[str, Color], tmp_path: Path
 ) -> None:
     flat = {name.replace("/", "_"): value for name, value in images.items()}
     photos = draw_images(tmp_path / "photos", flat)

@@ -277,8 +277,8 @@ def test_pictures_show_three_panels(runs: int, tmp_path: Path) -> None:
     path.write_bytes(draw(status_of(runs)))
     pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
     assert pixels.shape == (990, 1210, 3)
-    for colour in ((0x1F, 0x6F, 0xB2), (0xC8, 0x64, 0x1E), (0x4A, 0x8A, 0x5A)):
-        assert (np.abs(pixels - colour).max(axis=2) < 8).sum() > 10
+    for color in ((0x1F, 0x6F, 0xB2), (0xC8, 0x64, 0x1E), (0x4A, 0x8A, 0x5A)):
+        assert (np.abs(pixels - color).max(axis=2) < 8).sum() > 10
 
 
 def test_the_page_escapes_every_name() -> None:

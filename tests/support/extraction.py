@@ -11,7 +11,7 @@ from bottleneck.incremental.summary import Summary
 
 
 def run(images: Path | str, features: Path | str, **options: Any) -> Summary:
-    """Extracts in this process, colour means unless options say otherwise."""
+    """Extracts in this process, color means unless options say otherwise."""
     defaults = {"backbone": "channel-means", "weights": "none", "actors": "1", "batch_size": 8}
     return extract(
         ExtractConfig(images=str(images), features=str(features), **(defaults | options))

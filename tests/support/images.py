@@ -1,4 +1,4 @@
-"""Tiny images of one colour each: the `channel-means` backbone gives that colour back exactly.
+"""Tiny images of one color each: the `channel-means` backbone gives that color back exactly.
 
 So a test can say which features belong to which image, through shuffles, retries and failures.
 """
@@ -17,33 +17,33 @@ from bottleneck.table.reading import ShardReader
 from bottleneck.table.snapshot import Snapshot
 from bottleneck.table.table import FeaturesTable
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 
-def colour(number: int) -> Colour:
-    """A colour that no other number below 2**24 has."""
+def color(number: int) -> Color:
+    """A color that no other number below 2**24 has."""
     return (number % 256, number // 256 % 256, number // 65536 % 256)
 
 
-def png(value: Colour, size: tuple[int, int] = (8, 8)) -> bytes:
-    """A PNG of one colour."""
+def png(value: Color, size: tuple[int, int] = (8, 8)) -> bytes:
+    """A PNG of one color."""
     buffer = io.BytesIO()
     Image.new("RGB", size, value).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
-def draw(folder: Path, colours: Mapping[str, Colour]) -> dict[str, Colour]:
+def draw(folder: Path, colors: Mapping[str, Color]) -> dict[str, Color]:
     """Writes images by relative path; returns what was asked for."""
-    for name, value in colours.items():
+    for name, value in colors.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(png(value))
-    return dict(colours)
+    return dict(colors)
 
 
-def numbered(count: int, start: int = 0, folder: str = "things") -> dict[str, Colour]:
-    """`count` names with colours of their own, in name order."""
-    return {f"{folder}/{i:06d}.png": colour(i) for i in range(start, start + count)}
+def numbered(count: int, start: int = 0, folder: str = "things") -> dict[str, Color]:
+    """`count` names with colors of their own, in name order."""
+    return {f"{folder}/{i:06d}.png": color(i) for i in range(start, start + count)}
 
 
 def read(uri: str, version: int | None = None) -> list[dict[str, Any]]:
@@ -62,8 +62,8 @@ def read_snapshot(snapshot: Snapshot) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: row["image"])
 
 
-def colours_of(rows: list[dict[str, Any]]) -> list[tuple[str, Colour]]:
-    """(image, colour that its features say) of the rows that are ok, duplicates kept."""
+def colors_of(rows: list[dict[str, Any]]) -> list[tuple[str, Color]]:
+    """(image, color that its features say) of the rows that are ok, duplicates kept."""
     return [
         (row["image"], tuple(int(v) for v in np.asarray(row["features"])))
         for row in rows

@@ -21,7 +21,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
-from support.colour_shards import put
+from support.color_shards import put
 from support.paths import environment_with_support
 
 from benchmarks.support.s3_server import S3Server, _Handler
@@ -70,7 +70,7 @@ _COMMITTER = """
 import json, sys
 from bottleneck.table import log
 from bottleneck.table.table import FeaturesTable
-from support.colour_shards import put
+from support.color_shards import put
 uri, image, attempts = sys.argv[1:4]
 log._ATTEMPTS = int(attempts)
 table = FeaturesTable.open(uri)
@@ -645,7 +645,7 @@ def test_vacuum_in_s3(s3: S3Server, place: str) -> None:
     code = (
         "import sys\n"
         "from bottleneck.table.table import FeaturesTable\n"
-        "from support.colour_shards import put\n"
+        "from support.color_shards import put\n"
         "table = FeaturesTable.open(sys.argv[1]); put(table.uri, 'orphan')\n"
         "print(table.vacuum(1), table.vacuum(0))"
     )

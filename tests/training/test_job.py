@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 import pytest
 import ray
-from support.labelled import SPEC, ThreeLabels, three_splits, write_labelled
+from support.labeled import SPEC, ThreeLabels, three_splits, write_labeled
 from support.paths import ROOT
 
 from benchmarks.support.s3_server import S3Server
@@ -51,7 +51,7 @@ FILES = {
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> str:
     uri = str(tmp_path_factory.mktemp("tables") / "features")
-    write_labelled(uri, three_splits())
+    write_labeled(uri, three_splits())
     return uri
 
 
@@ -73,7 +73,7 @@ def trained(
     ray_session: None, table: str, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[TrainSummary, Path]:
     """Over a model and a training that was stopped, which were there."""
-    model = tmp_path_factory.mktemp("models") / "colours"
+    model = tmp_path_factory.mktemp("models") / "colors"
     (model / "unfinished").mkdir(parents=True)
     (model / "unfinished/settings.json").write_text('{"version": 0}')
     (model / "model.json").write_text("{}")
@@ -100,7 +100,7 @@ def test_a_trained_model_is_whole_and_says_what_it_is(
     assert [float(row["loss"]) for row in history] == losses(summary)
     assert summary.evaluation is not None
     assert summary.evaluation.count == 40
-    # Colours of the two labels hardly overlap.
+    # Colors of the two labels hardly overlap.
     assert summary.evaluation.accuracy.value >= 0.9
     assert "On the test split" in summary.to_text()
     assert json.loads(summary.to_json())["evaluation"]["count"] == 40

@@ -70,7 +70,7 @@ def refusal(snapshot: Snapshot, kind: type[BottleneckError], **options: Any) -> 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
-    """600 labelled rows without splits."""
+    """600 labeled rows without splits."""
     return table(tmp_path_factory.mktemp("plain") / "table")
 
 

@@ -327,7 +327,7 @@ def test_pooling(short: Snapshot, pool: str, reduce: Callable[..., Any], dtype: 
     if pool == "max":
         np.testing.assert_array_equal(found.astype(np.float32), wanted)
     else:
-        # Sums in another order may round to the neighbouring value.
+        # Sums in another order may round to the neighboring value.
         step = {"float32": 1e-6, "float16": 2**-10, "bfloat16": 2**-7}[dtype]
         np.testing.assert_allclose(found.astype(np.float32), wanted, rtol=step, atol=1e-7)
 

@@ -139,7 +139,7 @@ def test_fetch(tmp_path: Path) -> None:
     assert [row["requests_an_image"] for row in clients["rows"]] == [1, 2, 1]
     assert listing["rows"][0]["objects"] == 16
     assert stored["targets"] == [
-        {"target": "requests an image, ours", "value": 1.0, "limit": 1.0, "met": True}
+        {"target": "requests per image, ours", "value": 1.0, "limit": 1.0, "met": True}
     ]
 
 
@@ -230,12 +230,12 @@ def test_markdown_of_a_result() -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1, 200_000, 2**24 - 1])
-def test_tiny_pngs_have_the_colour_of_their_number(number: int) -> None:
+def test_tiny_pngs_have_the_color_of_their_number(number: int) -> None:
     decoded = decode(images.tiny_png(number), DecodeOptions(height=4, width=4))
     assert decoded.status == "ok"
     assert decoded.pixels is not None
-    colour = [number & 255, number >> 8 & 255, number >> 16]
-    assert np.array_equal(decoded.pixels, np.broadcast_to(np.array(colour, np.uint8), (4, 4, 3)))
+    color = [number & 255, number >> 8 & 255, number >> 16]
+    assert np.array_equal(decoded.pixels, np.broadcast_to(np.array(color, np.uint8), (4, 4, 3)))
 
 
 def test_peak_memory_is_that_of_the_process() -> None:

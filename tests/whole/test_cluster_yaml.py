@@ -34,7 +34,7 @@ from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingReque
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.scripts.scripts import start as ray_start
-from support.images import colours_of, draw, numbered, read
+from support.images import colors_of, draw, numbered, read
 from support.paths import ROOT, TESTS
 from support.ray_head import Head, running
 
@@ -197,7 +197,7 @@ class NodesOnThisMachine(FakeMultiNodeProvider):
         self, node_config: Any, tags: Any, count: int, resources: Any, labels: Any
     ) -> None:
         # Ray's own provider hands `memory` on as a custom resource, which Ray then refuses; without
-        # it a node has the machine's. And a node is labelled by the environment it starts in.
+        # it a node has the machine's. And a node is labeled by the environment it starts in.
         resources = {name: number for name, number in resources.items() if name != "memory"}
         os.environ["RAY_NODE_TYPE_NAME"] = tags[TAG_RAY_USER_NODE_TYPE]
         super()._create_node_with_resources_and_labels(node_config, tags, count, resources, labels)
@@ -322,7 +322,7 @@ def test_nodes_come_up_from_zero_work_and_go_idle_again(
     assert "  new         60\n" in out
     # The head has no CPU: describing and decoding brought the one, the backbone's GPU the other.
     assert seen == set(WORKERS)
-    assert colours_of(read(table)) == sorted(wanted.items())
+    assert colors_of(read(table)) == sorted(wanted.items())
     assert FeaturesTable.open(table).snapshot().rows == 60
 
     deadline = time.monotonic() + 300

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from ray.cluster_utils import Cluster
-from support.images import Colour, colour, colours_of, png, read
+from support.images import Color, color, colors_of, png, read
 from support.paths import ROOT
 from support.ray_head import RAY, Head, add_node, cluster_of, running
 
@@ -38,12 +38,12 @@ def cluster(s3_session: S3Server) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def wanted() -> dict[str, Colour]:
-    return {f"things/{i:04d}.png": colour(i) for i in range(IMAGES)}
+def wanted() -> dict[str, Color]:
+    return {f"things/{i:04d}.png": color(i) for i in range(IMAGES)}
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory, wanted: dict[str, Colour]) -> Path:
+def photos(tmp_path_factory: pytest.TempPathFactory, wanted: dict[str, Color]) -> Path:
     folder = tmp_path_factory.mktemp("photos")
     (folder / "things").mkdir()
     for name, value in wanted.items():
@@ -156,18 +156,18 @@ def kill_worker(cluster: Cluster, title: str) -> bool:
     return False
 
 
-def require_each_version_exact(table: str, wanted: dict[str, Colour]) -> int:
-    """Every version shows each image at most once with its own colour; returns the last rows."""
+def require_each_version_exact(table: str, wanted: dict[str, Color]) -> int:
+    """Every version shows each image at most once with its own color; returns the last rows."""
     last = FeaturesTable.open(table).snapshot().version
     for version in (last // 2, last):
-        seen = colours_of(read(table, version))
+        seen = colors_of(read(table, version))
         assert len({image for image, _ in seen}) == len(seen)
         assert all(wanted[image] == value for image, value in seen)
     return len(seen)
 
 
 def test_a_killed_driver_loses_no_commit_and_killed_workers_lose_nothing(
-    drive: Callable[..., Driver], cluster: Cluster, table: str, wanted: dict[str, Colour]
+    drive: Callable[..., Driver], cluster: Cluster, table: str, wanted: dict[str, Color]
 ) -> None:
     first = drive()
     first.wait_for_commits(4)
@@ -187,11 +187,11 @@ def test_a_killed_driver_loses_no_commit_and_killed_workers_lose_nothing(
     assert f"unchanged   {kept}\n" in out
     assert f"new         {IMAGES - kept}\n" in out
     assert require_each_version_exact(table, wanted) == IMAGES
-    assert colours_of(read(table)) == sorted(wanted.items())
+    assert colors_of(read(table)) == sorted(wanted.items())
 
 
 def test_lost_nodes_do_not_matter_announced_or_not(
-    drive: Callable[..., Driver], cluster: Cluster, table: str, wanted: dict[str, Colour]
+    drive: Callable[..., Driver], cluster: Cluster, table: str, wanted: dict[str, Color]
 ) -> None:
     nodes = [add_node(cluster, num_cpus=1) for _ in range(2)]
     try:
@@ -217,11 +217,11 @@ def test_lost_nodes_do_not_matter_announced_or_not(
             cluster.remove_node(node)
     assert code == 0, err
     assert require_each_version_exact(table, wanted) == IMAGES
-    assert colours_of(read(table)) == sorted(wanted.items())
+    assert colors_of(read(table)) == sorted(wanted.items())
 
 
 def test_a_signal_commits_what_is_finished(
-    drive: Callable[..., Driver], table: str, wanted: dict[str, Colour]
+    drive: Callable[..., Driver], table: str, wanted: dict[str, Color]
 ) -> None:
     """SIGTERM; that SIGINT is no different is in console/test_interruption.py."""
     driver = drive("--commit-every=1h")
@@ -236,11 +236,11 @@ def test_a_signal_commits_what_is_finished(
     code, out, err = drive("--commit-every=1h").finish()
     assert code == 0, err
     assert f"unchanged   {kept}\n" in out
-    assert colours_of(read(table)) == sorted(wanted.items())
+    assert colors_of(read(table)) == sorted(wanted.items())
 
 
 def test_of_two_runs_at_once_one_leaves_and_says_why_unless_it_takes_over(
-    drive: Callable[..., Driver], cluster: Cluster, table: str, wanted: dict[str, Colour]
+    drive: Callable[..., Driver], cluster: Cluster, table: str, wanted: dict[str, Color]
 ) -> None:
     first = drive()
     first.wait_for_commits(1)
@@ -270,7 +270,7 @@ def test_of_two_runs_at_once_one_leaves_and_says_why_unless_it_takes_over(
     cluster.remove_node(node)
     assert code == 0, err
     assert require_each_version_exact(table, wanted) == IMAGES
-    assert colours_of(read(table)) == sorted(wanted.items())
+    assert colors_of(read(table)) == sorted(wanted.items())
 
 
 def run_of(table: str) -> str:
@@ -279,7 +279,7 @@ def run_of(table: str) -> str:
 
 
 def test_a_full_disk_ends_the_run_and_costs_nothing_committed(
-    drive: Callable[..., Driver], tmp_path: Path, wanted: dict[str, Colour]
+    drive: Callable[..., Driver], tmp_path: Path, wanted: dict[str, Color]
 ) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -310,7 +310,7 @@ def test_a_full_disk_ends_the_run_and_costs_nothing_committed(
         code, out, err = drive(target=target).finish()
         assert code == 0, err
         assert f"unchanged   {kept}\n" in out
-        assert colours_of(read(target)) == sorted(wanted.items())
+        assert colors_of(read(target)) == sorted(wanted.items())
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
@@ -320,7 +320,7 @@ def test_storage_that_fails_for_a_while_under_a_killed_driver(
     cluster: Cluster,
     s3: S3Server,
     photos: Path,
-    wanted: dict[str, Colour],
+    wanted: dict[str, Color],
 ) -> None:
     """Over S3, where requests can be counted: what is committed is never read again."""
     s3.create_bucket("crash")
@@ -336,7 +336,7 @@ def test_storage_that_fails_for_a_while_under_a_killed_driver(
     driver.process.kill()
     driver.process.wait()
     wait_until_quiet(cluster, s3)
-    kept = len(colours_of(read(target)))
+    kept = len(colors_of(read(target)))
     assert 0 < kept <= reads(s3) <= len(wanted)
     # A commit is due with every shard, so what is lost is those that were being written: one on
     # the only node and one on its way.
@@ -347,12 +347,12 @@ def test_storage_that_fails_for_a_while_under_a_killed_driver(
     s3.fail(500, n_requests=5, match=r"GET /crash/photos/.*png")
     code, _, err = drive(images=source, target=target).finish()
     assert code == 0, err
-    assert colours_of(read(target)) == sorted(wanted.items())
+    assert colors_of(read(target)) == sorted(wanted.items())
     assert reads(s3) == len(wanted) - kept
 
 
 def test_a_lost_head_ends_the_run_and_costs_nothing_committed(
-    photos: Path, table: str, wanted: dict[str, Colour]
+    photos: Path, table: str, wanted: dict[str, Color]
 ) -> None:
     """Of a head that keeps its state in memory, as `ray start` and `ray up` make it.
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.images import colours_of, draw, numbered, read
+from support.images import colors_of, draw, numbered, read
 from support.paths import ROOT
 from support.ray_head import RAY, Head, free_port, running
 
@@ -87,7 +87,7 @@ def test_submitted_job_runs_reports_and_fails_like_a_local_one(
     own = output[output.index("Done (run ") : output.index("  written ")]
     assert "\x1b" not in own
     assert "\r" not in output
-    assert colours_of(read(str(tmp_path / "table"))) == sorted(wanted.items())
+    assert colors_of(read(str(tmp_path / "table"))) == sorted(wanted.items())
 
     code, output = submit(dashboard, *job, "--preprocessing=rescale")
     assert code == 1

@@ -42,7 +42,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
-from support.images import colour, png, read_snapshot
+from support.images import color, png, read_snapshot
 from support.paths import ROOT
 
 from benchmarks.support.s3_server import S3Server
@@ -381,9 +381,9 @@ def test_models_are_never_unpickled(tmp_path: Path, marker: Path, form: str) -> 
 
 
 def test_settings_of_a_stopped_training_are_never_unpickled(tmp_path: Path, marker: Path) -> None:
-    from support.labelled import three_splits, write_labelled
+    from support.labeled import three_splits, write_labeled
 
-    write_labelled(str(tmp_path / "features"), three_splits(count=3))
+    write_labeled(str(tmp_path / "features"), three_splits(count=3))
     (tmp_path / "model" / "unfinished").mkdir(parents=True)
     (tmp_path / "model/unfinished/settings.json").write_bytes(poisoned(marker, "pickle"))
     with pytest.raises(
@@ -405,7 +405,7 @@ def test_lists_with_a_pickled_column_type_are_plain(tmp_path: Path, marker: Path
             "ARROW:extension:metadata": pickle.dumps(_Bomb(marker)),
         },
     )
-    (tmp_path / "photo.png").write_bytes(png(colour(1)))
+    (tmp_path / "photo.png").write_bytes(png(color(1)))
     table = pa.Table.from_arrays([pa.array(["photo.png"])], schema=pa.schema([field]))
     pq.write_table(table, tmp_path / "list.parquet")
     listing = list_images(str(tmp_path / "list.parquet"))

@@ -1,4 +1,4 @@
-"""Shards of a table of colour means that no commit names yet, written in a moment.
+"""Shards of a table of color means that no commit names yet, written in a moment.
 
 Processes that commit import this, so it imports no more than writing takes.
 """

@@ -1,4 +1,4 @@
-"""Small tables of labelled colours: what a head can learn from without a real backbone."""
+"""Small tables of labeled colors: what a head can learn from without a real backbone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from support.images import Colour, draw
+from support.images import Color, draw
 from support.tables import write_table
 
 from benchmarks.support.specs import make_spec
@@ -16,16 +16,16 @@ from bottleneck.table.snapshot import Snapshot
 #: What `--backbone channel-means --weights none` with images of 8 by 8 pixels would write.
 SPEC = make_spec(backbone="channel-means", layer="channel_means")
 
-#: Middle of each label's colours; they overlap a little.
-MIDDLES: dict[str, Colour] = {"red": (190, 90, 90), "green": (90, 190, 90), "blue": (90, 90, 190)}
+#: Middle of each label's colors; they overlap a little.
+MIDDLES: dict[str, Color] = {"red": (190, 90, 90), "green": (90, 190, 90), "blue": (90, 90, 190)}
 
 
-def labelled_colours(
+def labeled_colors(
     count: int, labels: tuple[str, ...] = ("red", "green"), split: str = "train", seed: int = 0
-) -> dict[str, Colour]:
-    """`count` images of each label, named split/label/number.png, with colours of their own."""
+) -> dict[str, Color]:
+    """`count` images of each label, named split/label/number.png, with colors of their own."""
     drawn = np.random.default_rng([seed, len(split)])
-    found: dict[str, Colour] = {}
+    found: dict[str, Color] = {}
     for label in labels:
         middle = np.array(MIDDLES[label])
         for number in range(count):
@@ -34,7 +34,7 @@ def labelled_colours(
     return found
 
 
-def write_labelled(uri: str, images: Mapping[str, Colour], shards: int = 3) -> Snapshot:
+def write_labeled(uri: str, images: Mapping[str, Color], shards: int = 3) -> Snapshot:
     """Writes a features table as jobs/extract.py would for split/label/file images.
 
     Shards are of uneven sizes: the first holds a few rows only.
@@ -60,16 +60,16 @@ def write_labelled(uri: str, images: Mapping[str, Colour], shards: int = 3) -> S
     )
 
 
-def three_splits(labels: tuple[str, ...] = ("red", "green"), count: int = 60) -> dict[str, Colour]:
+def three_splits(labels: tuple[str, ...] = ("red", "green"), count: int = 60) -> dict[str, Color]:
     """Images of all splits, a third as many for validation and for test."""
     return {
-        **labelled_colours(count, labels),
-        **labelled_colours(count // 3, labels, "validation"),
-        **labelled_colours(count // 3, labels, "test"),
+        **labeled_colors(count, labels),
+        **labeled_colors(count // 3, labels, "validation"),
+        **labeled_colors(count // 3, labels, "test"),
     }
 
 
-def draw_images(folder: Path, images: Mapping[str, Colour]) -> Path:
+def draw_images(folder: Path, images: Mapping[str, Color]) -> Path:
     """Draws the images of a table."""
     draw(folder, images)
     return folder
