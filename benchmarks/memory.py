@@ -81,7 +81,7 @@ def main(settings: Settings) -> None:
         growth.add(
             run=step,
             growth_MB=round(high - low, 1),
-            bytes_a_row=round(1e6 * (high - low) / max(1, many - few)),
+            bytes_per_row=round(1e6 * (high - low) / max(1, many - few)),
         )
         result.target(
             f"{step}: growth of the driver's peak from {few:,} to {many:,} rows in MB",

@@ -115,7 +115,7 @@ def main(settings: Settings) -> None:
                 cpu_s=_median(one.cpu_s for one in planned),
                 listing_MB=round(statistics.median(one.listing_mb for one in planned)),
                 peak_MB=round(peak_mb),
-                bytes_a_row=round(1e6 * peak_mb / rows),
+                bytes_per_row=round(1e6 * peak_mb / rows),
             )
             if rows == _AIM_ROWS:
                 what = f"{rows:,} rows, {layout}"
@@ -219,7 +219,7 @@ def _count_requests(result: Result, settings: Settings) -> None:
                     row_groups=count,
                     rows=rows,
                     shard_MB=round(shard.size_bytes / 1e6, 1),
-                    bytes_a_row=round(shard.size_bytes / rows),
+                    bytes_per_row=round(shard.size_bytes / rows),
                     # Without those of the log, which is read ahead of time.
                     requests=sum(n for key, n in s3.counts().items() if "/shard-" in key),
                 )
