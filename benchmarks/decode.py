@@ -64,7 +64,7 @@ def main(settings: Settings) -> None:
     for case in cases:
         table.add(
             images=case.kind,
-            kB_an_image=round(sum(map(len, case.contents)) / len(case.contents) / 1000, 1),
+            kB_per_image=round(sum(map(len, case.contents)) / len(case.contents) / 1000, 1),
             decode=case.mode,
             threads=case.threads,
             images_per_s=round(case.rate, 1),

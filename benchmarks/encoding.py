@@ -220,7 +220,7 @@ def _measure(values: Features, options: dict[str, Any], repeat: int) -> dict[str
             stored = sum(group.column(0).total_compressed_size for group in groups)
     megabytes = values.nbytes / 1e6
     return {
-        "bytes_an_image": round(stored / len(values)),
+        "bytes_per_image": round(stored / len(values)),
         "share_of_raw": round(stored / values.nbytes, 3),
         "write_MB_s": round(megabytes / statistics.median(written), 1),
         "read_MB_s": round(megabytes / statistics.median(read), 1),

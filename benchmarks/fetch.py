@@ -84,7 +84,7 @@ def main(settings: Settings) -> None:
     for name, taken in seconds.items():
         table.add(
             client=name,
-            requests_an_image=round(requests[name] / count, 2),
+            requests_per_image=round(requests[name] / count, 2),
             seconds=round(statistics.median(taken), 2),
             images_per_s=round(count / statistics.median(taken)),
         )

@@ -12,7 +12,7 @@ of them alike:
   is the one of its summary: from its first finished images on, so without Ray's, TensorFlow's
   and the backbone's start-up, which the other two are spared as well.
 
-`cpu_s_an_image` is processor time, of all of the job's processes together, and `others_cores` what
+`cpu_s_per_image` is processor time, of all of the job's processes together, and `others_cores` what
 was used by processes that have nothing to do with the benchmark. Turns in which these took more
 than a tenth of the machine are left out as long as there are others.
 
@@ -114,7 +114,7 @@ def main(settings: Settings) -> None:
             images_per_s=_median(taken, "images_per_s", 2),
             slowest=round(min(turn["images_per_s"] for turn in taken), 2),
             fastest=round(max(turn["images_per_s"] for turn in taken), 2),
-            cpu_s_an_image=_median(taken, "cpu_s_an_image", 3),
+            cpu_s_per_image=_median(taken, "cpu_s_per_image", 3),
             others_cores=_median(taken, "others_cores", 2),
             wall_clock_s=_median(taken, "wall_s", 3),
         )
@@ -230,7 +230,7 @@ def _serve(
             {
                 "images_per_s": images / seconds,
                 "wall_s": seconds,
-                "cpu_s_an_image": own_s / images,
+                "cpu_s_per_image": own_s / images,
                 "others_cores": max(0.0, (all_s - own_s) / seconds),
             }
         )
@@ -289,7 +289,7 @@ def _job(settings: Settings, folder: Path, scratch: Path) -> dict[str, Any]:
     cpu_s, others = seen.cpu_between(committed - warm_s, committed)
     return answer | {
         "wall_s": seen.seconds,
-        "cpu_s_an_image": cpu_s / max(1, warm_images),
+        "cpu_s_per_image": cpu_s / max(1, warm_images),
         "others_cores": others,
     }
 

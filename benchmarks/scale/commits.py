@@ -38,13 +38,13 @@ class Settings(CommonSettings):
 
     Attributes:
         shards: Numbers of shards to measure at, ascending.
-        shards_a_commit: Shards in a commit.
+        shards_per_commit: Shards in a commit.
         rows: Rows in a shard.
         repeat: How often a table is opened, and how many of the last commits count.
     """
 
     shards: tuple[int, ...] = (10, 100, 1_000, 10_000)
-    shards_a_commit: int = 10
+    shards_per_commit: int = 10
     rows: int = 20
     repeat: int = 10
 
@@ -53,7 +53,7 @@ def main(settings: Settings) -> None:
     goals = (10, 40) if settings.smoke else settings.shards
     result = Result("scale/commits", settings.to_json())
     table = result.table(
-        f"Commits of {settings.shards_a_commit} shards of {settings.rows} rows, local disk"
+        f"Commits of {settings.shards_per_commit} shards of {settings.rows} rows, local disk"
     )
     with tempfile.TemporaryDirectory(prefix="bench-commits-") as folder:
         log = Path(folder) / "_delta_log"
@@ -61,8 +61,8 @@ def main(settings: Settings) -> None:
         snapshot = features.snapshot()
         seconds: list[float] = []
         for begin, goal in itertools.pairwise((0, *goals)):
-            for first in range(begin, goal, settings.shards_a_commit):
-                last = min(first + settings.shards_a_commit, goal)
+            for first in range(begin, goal, settings.shards_per_commit):
+                last = min(first + settings.shards_per_commit, goal)
                 added = [
                     write(folder, POOLED, numbered(number * settings.rows, settings.rows))
                     for number in range(first, last)

@@ -145,10 +145,10 @@ def _needs(
         "images/s": rate,
         "first run, hours": hours,
         "node-hours of GPU nodes": hours * gpus,
-        "cores that decode, a node": settings.gpu_images_s * settings.image_core_ms / 1000,
+        "cores that decode, per node": settings.gpu_images_s * settings.image_core_ms / 1000,
         "read, TB": images * settings.image_kb / 1e9,
-        "read, Gbit/s a node": settings.gpu_images_s * settings.image_kb * 8e3 / 1e9,
-        "pixels between stages, MB/s a node": settings.gpu_images_s * _pixel_bytes(layout) / 1e6,
+        "read, Gbit/s per node": settings.gpu_images_s * settings.image_kb * 8e3 / 1e9,
+        "pixels between stages, MB/s per node": settings.gpu_images_s * _pixel_bytes(layout) / 1e6,
         "GET requests/s in all": rate,
         "GET requests, first run": images,
         "PUT requests, first run": puts,
@@ -187,7 +187,7 @@ def _limits(settings: Settings, plan: Sequence[Sequence[Mapping[str, Any]]]) -> 
         limits[f"images, {layout}: three quarters of the head's memory"] = (
             usable - at_zero
         ) / slope
-    spent = {row["what"]: row["us_an_image"] for row in _rows(settings, "throughput")[1]}
+    spent = {row["what"]: row["us_per_image"] for row in _rows(settings, "throughput")[1]}
     # Blocks of small images have the most rows that there may be, those of 224×224 fewer.
     small, large = (stand_in(side).block_rows for side in (_SMALL_SIDE, MAPS.image_size[0]))
     driver_s = 1e-6 * spent["processor, driver"] * small / large

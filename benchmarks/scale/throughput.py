@@ -91,7 +91,7 @@ def main(settings: Settings) -> None:
     best = max(turns, key=lambda turn: turn["figures"]["images_per_s"])
     spent = result.table("Where the time goes in the fastest turn, µs per image")
     for name, seconds in best["spent"].items():
-        spent.add(what=name, us_an_image=round(1e6 * seconds / images, 1))
+        spent.add(what=name, us_per_image=round(1e6 * seconds / images, 1))
     single = result.table("The same in one process without Ray, µs per image")
     single.add(**alone)
     result.finish(settings.results)
@@ -125,7 +125,7 @@ def _turn(folder: Path, stages: Stages, number: int) -> dict[str, Any]:
         "images_per_s": round(summary.images_per_s),
         "own_cores": round(own_cores, 2),
         "others_cores": round(max(0.0, cpu["machine"] - own_cores), 2),
-        "cpu_us_an_image": round(1e6 * own_cores / summary.images_per_s),
+        "cpu_us_per_image": round(1e6 * own_cores / summary.images_per_s),
         "wall_s": round(summary.seconds, 1),
         "commits": summary.commits,
     }

@@ -46,7 +46,7 @@ def block_references(dataset: Any) -> Iterator[tuple[Any, int]]:
 
 
 def data_parallel_trainer() -> type[Any]:
-    """Returns Ray Train's trainer of workers of whatever framework, in its second version.
+    """Returns the second version of Ray Train's framework-independent trainer.
 
     ``ray.train.data_parallel_trainer`` has the first version, and the public
     ``ray.train.tensorflow.TensorflowTrainer`` imports TensorFlow into the driver.

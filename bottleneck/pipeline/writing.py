@@ -29,14 +29,14 @@ from bottleneck.table.shards import Shard, write_shard
 
 T = TypeVar("T")
 
-#: Storage that answers with errors is tried again after 1, 2, 4, 8 and 16 seconds.
+#: Number of attempts to write; the pauses between them are 1, 2, 4, 8 and 16 seconds.
 _WRITE_ATTEMPTS = 6
 
-#: Errors of a file system that waiting does not cure.
+#: File-system errors that retrying cannot fix.
 _FINAL_ERRNO = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
 
-#: Shards that each node may rewrite at a time.
-_MERGES_A_NODE = 2
+#: Maximum number of shards that each node rewrites at a time.
+_MERGES_PER_NODE = 2
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def merge_all(
     """
     start: Any = merge.remote
     calls = (start(table_uri, row_format, wanted) for wanted in merges)
-    return get_bounded(calls, _MERGES_A_NODE * max(1, len(nodes.nodes())))
+    return get_bounded(calls, _MERGES_PER_NODE * max(1, len(nodes.nodes())))
 
 
 def _persist(table_uri: str, write: Callable[[], T]) -> T:

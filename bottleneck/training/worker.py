@@ -59,7 +59,7 @@ class EpochLog:
         self._entries.append(entry)
 
     def fail(self, error: BottleneckError) -> None:
-        """Records an error that starting again would not cure."""
+        """Records an error that a retry cannot fix."""
         self._error = error
 
     def read(self, start: int) -> tuple[list[dict[str, float]], BottleneckError | None]:

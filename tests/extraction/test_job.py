@@ -35,7 +35,7 @@ def table(tmp_path: Path) -> str:
 
 
 @pytest.mark.slow
-def test_first_run_has_one_row_an_image_with_its_own_features(photos: Path, table: str) -> None:
+def test_first_run_has_one_row_per_image_with_its_own_features(photos: Path, table: str) -> None:
     wanted = draw(photos, numbered(100, folder="train/blue") | numbered(50, 500, "test/red"))
     (photos / "train/blue/broken.png").write_bytes(b"<html>no image</html>")
     (photos / "train/blue/empty.png").write_bytes(b"")
@@ -308,7 +308,7 @@ def test_tar_shards_are_listed_once_and_rows_follow_the_archive(
     ]
 
 
-def test_two_runs_at_once_end_with_one_row_an_image(
+def test_two_runs_at_once_end_with_one_row_per_image(
     photos: Path, table: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first run's commit finds that one that took over did all its work in the meantime."""

@@ -32,7 +32,7 @@ def gets(s3: S3Server, prefix: str) -> dict[str, int]:
     return {line: n for line, n in s3.counts().items() if line.startswith(f"GET {prefix}")}
 
 
-def test_same_rows_and_bytes_as_from_disk_with_one_request_an_image(
+def test_same_rows_and_bytes_as_from_disk_with_one_request_per_image(
     s3: S3Server, bucket: str, tmp_path: Path
 ) -> None:
     draw(tmp_path / "photos", numbered(90, folder="train/a b#%+é"))

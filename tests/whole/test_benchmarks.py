@@ -66,7 +66,7 @@ def test_encoding(tmp_path: Path) -> None:
     sizes, expected = bench("encoding", tmp_path)["tables"]
     assert [row["share_of_raw"] > 0 for row in sizes["rows"]] == [True] * 18
     by_values = {
-        row["values"]: row["bytes_an_image"]
+        row["values"]: row["bytes_per_image"]
         for row in sizes["rows"]
         if row["encoding"] == "zstd-3 (ours)" and "pooled" not in row["features"]
     }
@@ -136,7 +136,7 @@ def test_needs_follow_from_the_stored_figures(tmp_path: Path) -> None:
 def test_fetch(tmp_path: Path) -> None:
     stored = bench("fetch", tmp_path)
     clients, listing = stored["tables"]
-    assert [row["requests_an_image"] for row in clients["rows"]] == [1, 2, 1]
+    assert [row["requests_per_image"] for row in clients["rows"]] == [1, 2, 1]
     assert listing["rows"][0]["objects"] == 16
     assert stored["targets"] == [
         {"target": "requests per image, ours", "value": 1.0, "limit": 1.0, "met": True}
