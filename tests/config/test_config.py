@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.documents import documents_of
 
 from bottleneck.config.checks import field_groups, field_names, flag_of
 from bottleneck.config.flags import SourceFlags
@@ -214,16 +215,6 @@ def test_no_failure_limits(text: str) -> None:
 
 
 # Documentation
-
-
-def documents_of(config_type: type[Any]) -> dict[str, str]:
-    """Returns what the docstrings of a configuration and its groups say of each field."""
-    documents: dict[str, str] = {}
-    for cls in config_type.__mro__:
-        _, _, attributes = (cls.__doc__ or "").partition("Attributes:")
-        found = re.findall(r"(?ms)^        (\w+): (.*?)(?=^        \w|\Z)", attributes)
-        documents = dict(found) | documents
-    return documents
 
 
 def test_every_field_is_documented_by_the_group_that_owns_it() -> None:

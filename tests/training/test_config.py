@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.documents import documents_of
 
 from bottleneck.config.checks import field_names, flag_of
 from bottleneck.config.parsing import parse
@@ -592,16 +593,6 @@ def test_unknown_words_are_one_line_that_lists_the_allowed(flags: str, allowed: 
 
 
 # Documentation
-
-
-def documents_of(config_type: type[Config]) -> dict[str, str]:
-    """Returns what the docstrings of a configuration and its groups say of each field."""
-    documents: dict[str, str] = {}
-    for cls in config_type.__mro__:
-        _, _, attributes = (cls.__doc__ or "").partition("Attributes:")
-        found = re.findall(r"(?ms)^        (\w+): (.*?)(?=^        \w|\Z)", attributes)
-        documents = dict(found) | documents
-    return documents
 
 
 @pytest.mark.parametrize("config_type", [TrainConfig, PredictConfig])
