@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bottleneck.console import logs
+from bottleneck.console.printing import printing
 from bottleneck.errors import ConfigError
 from bottleneck.version import __version__
 
@@ -87,10 +88,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name in JOBS:
         return run(name, arguments[1:], f"{_program()} {name}")
     if name in ("-h", "--help"):
-        print(_help(), end="", flush=True)
+        with printing():
+            print(_help(), end="")
         return 0
     if name == "--version":
-        print(f"{_SCRIPT} {__version__}", flush=True)
+        with printing():
+            print(f"{_SCRIPT} {__version__}")
         return 0
     with logs.Console(as_json="--log-json" in arguments):
         logs.fail(_refusal(name), exit_code=ConfigError.exit_code)

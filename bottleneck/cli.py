@@ -16,6 +16,7 @@ from bottleneck.config.parsing import parse_flags, with_config_file
 from bottleneck.console import logs
 from bottleneck.console.interruption import InterruptedRunError
 from bottleneck.console.outcome import Outcome
+from bottleneck.console.printing import printing
 from bottleneck.errors import BottleneckError
 from bottleneck.storage import files, uris
 
@@ -75,10 +76,12 @@ def _run(
     console.as_json = _asks_for_json(argv)
     arguments = with_config_file(config_type, argv)
     console.as_json = _asks_for_json(arguments)
-    config = parse_flags(config_type, arguments, prog)
+    with printing():
+        config = parse_flags(config_type, arguments, prog)
     with contextlib.redirect_stdout(_RayMessages()):
         outcome = job(config)
-    print(outcome.to_json().rstrip() if config.json else outcome.to_text(), flush=True)
+    with printing():
+        print(outcome.to_json().rstrip() if config.json else outcome.to_text())
     if config.summary:
         files.write_bytes(uris.normalize_uri(config.summary), outcome.to_json().encode())
     if outcome.error is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +24,7 @@ def command(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[st
 
 
 def test_every_job_has_a_configuration_a_function_and_a_file_of_its_own() -> None:
-    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == {*JOBS, "status"}
+    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == set(JOBS)
     for name, job in JOBS.items():
         for address in (job.config, job.function):
             module, _, attribute = address.partition(":")
@@ -110,3 +112,18 @@ def test_all_ways_in_are_the_same(tmp_path: Path) -> None:
     for name, prefix in names.items():
         usage = f"usage: {Path(name).name} JOB [FLAGS]"
         assert command(*prefix, "--help").stdout.splitlines()[0] == usage
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["extract", "--help"]])
+def test_a_reader_that_is_gone_ends_it_as_other_commands(arguments: list[str]) -> None:
+    """As in ``bottleneck-features extract --help | head -1``."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "bottleneck", *arguments],
+            cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")

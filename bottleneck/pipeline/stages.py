@@ -138,7 +138,7 @@ class PipelineStoppedError(Exception):
 #: The event that ends the pipeline which this thread is starting. Ray Data makes its callbacks
 #: itself, from a class without arguments that has to be importable on workers; it makes them in
 #: the thread that asks for the first block, so each takes its own pipeline's event from here.
-_stop: ContextVar[threading.Event] = ContextVar("_stop")
+_stop: ContextVar[threading.Event | None] = ContextVar("_stop", default=None)
 
 
 class StopPipeline(ExecutionCallback):
@@ -148,7 +148,8 @@ class StopPipeline(ExecutionCallback):
     """
 
     def __init__(self) -> None:
-        self._stop = _stop.get()
+        # A dataset that is none of our pipelines has nobody who would stop it.
+        self._stop = _stop.get() or threading.Event()
 
     def on_execution_step(self, executor: Any) -> None:
         """Fails the execution if it should stop; Ray Data then ends its tasks and actors."""
