@@ -456,7 +456,7 @@ def test_cpu_flags_are_read_from_cpuinfo(tmp_path):
     assert cpu_flags(tmp_path / "missing") == frozenset()
 
 
-# --- the registry and what a configuration may say
+# --- families and configurations
 
 
 def test_every_application_of_keras_is_known():

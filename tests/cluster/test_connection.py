@@ -1,4 +1,4 @@
-"""How many backbones of what size fit a cluster: told by its nodes, not by this machine."""
+"""Connecting to Ray, and the nodes of a cluster: those that are alive and those that may come."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress: lines in a log, one renewing line in a terminal."""
+"""Progress: lines in a log, one line that is rewritten in a terminal."""
 
 from __future__ import annotations
 

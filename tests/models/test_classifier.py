@@ -40,7 +40,7 @@ from bottleneck.table.shards import write_shard
 from bottleneck.table.snapshot import Snapshot
 from bottleneck.table.table import FeaturesTable, PredictionsTable
 
-# Of Keras, which reads its own variables in an old way.
+# Raised by Keras, which reads its own variables in an outdated way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 Array = npt.NDArray[Any]

@@ -32,7 +32,7 @@ from bottleneck.spec import FeatureSpec
 from bottleneck.storage.files import read_bytes, write_bytes
 from bottleneck.storage.uris import join_uri
 
-# Of Keras, which reads its own variables in an old way.
+# Raised by Keras, which reads its own variables in an outdated way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 LABELS = ("犬", "žába", "a/b, c", "Äpfel", "0", "cat")
@@ -153,7 +153,7 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_half_a_model(uri: str) -> None:
-    """What a run leaves that is killed before its end."""
+    """The files of a run that was killed before its end."""
     write_file(uri, "head.keras", b"head")
     write_file(uri, "model.keras", b"model")
     assert not model_exists(uri)

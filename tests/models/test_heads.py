@@ -18,7 +18,7 @@ from bottleneck.models.heads import (
     set_standardization,
 )
 
-# Of Keras, which reads its own variables in an old way.
+# Raised by Keras, which reads its own variables in an outdated way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 Array = npt.NDArray[Any]
@@ -51,7 +51,7 @@ def softmax(logits: Array) -> Array:
 
 # Architectures
 
-# Standardising a feature takes its mean and its variance, and Keras counts the rows beside them.
+# Standardizing a feature takes its mean and its variance, and Keras counts the rows beside them.
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_weights_that_pooling_does_not_need_do_not_change_the_others() -> None:
         np.testing.assert_array_equal(one, other)
 
 
-# Standardisation
+# Standardization
 
 
 def standardized(head: Any, values: Array) -> Array:

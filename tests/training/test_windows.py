@@ -261,7 +261,7 @@ def test_the_order_of_chunks_differs_by_epoch(long: Snapshot) -> None:
     assert epochs == again
     assert len({str(epoch) for epoch in [plain, *epochs]}) == 5
     assert numbers_of(gather(rows, 100, seed=(1, 0))) != epochs[0]
-    # Windows are dealt anew: rows of different chunks meet.
+    # Windows are dealt again: rows of different chunks meet.
     assert len({str(sorted(window)) for epoch in epochs for window in epoch}) > len(plain)
 
 

@@ -1,4 +1,4 @@
-"""The benchmarks run and store what they measured; their figures are not judged here."""
+"""The benchmarks run and store what they measured; their figures are not evaluated here."""
 
 from __future__ import annotations
 

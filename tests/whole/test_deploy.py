@@ -1,7 +1,7 @@
 """What stands under deploy/: manifests, schedules and the dashboard, checked without a network.
 
 The schemas below hold the part of each type that the manifests use, with nothing else allowed, so
-that a misspelt field is found: KubeRay 1.6 (`ray-operator/apis/ray/v1`: RayJob, RayCluster,
+that a misspelled field is found: KubeRay 1.6 (`ray-operator/apis/ray/v1`: RayJob, RayCluster,
 RayCronJob) and Kubernetes 1.30 (`core/v1`, `batch/v1`, `rbac.authorization.k8s.io/v1`). How Ray's
 autoscaler reads the worker groups is asked of Ray itself.
 """
@@ -198,7 +198,7 @@ def places(value: Any, *path: str | int) -> list[tuple[str | int, ...]]:
 
 
 @pytest.mark.parametrize("document", [RAYJOB, CRONJOB["CronJob"]], ids=lambda d: d["kind"])
-def test_a_misspelt_field_is_found_wherever_it_is(document: dict[str, Any]) -> None:
+def test_a_misspelled_field_is_found_wherever_it_is(document: dict[str, Any]) -> None:
     schema = SCHEMAS[document["kind"]]
     # `jsonschema.validate` would check the schema itself each time.
     validator = jsonschema.validators.validator_for(schema)(schema)
@@ -207,7 +207,7 @@ def test_a_misspelt_field_is_found_wherever_it_is(document: dict[str, Any]) -> N
         target = changed
         for step in path:
             target = target[step]
-        target["misspelt"] = "x"
+        target["misspelled"] = "x"
         assert not validator.is_valid(changed), path
 
 

@@ -1,10 +1,11 @@
 """Secrets leave no trace, TLS is the default, and nothing from storage runs or escapes.
 
-Other files test: what `redact_uri` takes out (test_storage), that credentials are not handed to
-Ray (test_cluster), Lambda layers and damaged `.keras` files (test_model_files), object arrays in
-weights (test_weights), the digest of a model's files (test_model_files), damaged and compressed
-archives (test_sources), `max_pixels` (test_images), escaping in the reports and the status page
-(test_report, test_status).
+Other files test: what `redact_uri` takes out (storage/test_storage), that credentials are not
+handed to Ray (cluster/test_connection), Lambda layers and damaged `.keras` files
+(models/test_files), object arrays in weights (backbones/test_weights), the digest of a model's
+files (models/test_files), damaged and compressed archives (sources/test_listing), `max_pixels`
+(images/test_decoding), escaping in the reports and the status page (evaluation/test_pages,
+status/test_history).
 """
 
 from __future__ import annotations
@@ -499,7 +500,7 @@ def _http(folder: Path, data: bytes) -> str:
 
 
 class _Site(BaseHTTPRequestHandler):
-    """Serves what is in `_SERVED` to who knows the password, or has it in the query."""
+    """Serves what is in `_SERVED` to clients with the password, or with it in the query."""
 
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
@@ -515,7 +516,7 @@ class _Site(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing."""
+        """Logs nothing."""
 
 
 _sites: list[ThreadingHTTPServer] = []
