@@ -1,4 +1,4 @@
-"""Where the checkout is: no test and no helper computes it from a path of its own."""
+"""Where the checkout is; nothing else computes it from a path of its own."""
 
 from __future__ import annotations
 
