@@ -57,7 +57,7 @@ class FeatureSpec:
     precision: str
 
     kind: ClassVar[str] = "features"
-    made_by: ClassVar[str] = "jobs/extract.py"
+    made_by: ClassVar[str] = "the extract job"
 
     @property
     def length(self) -> int:
@@ -179,7 +179,7 @@ class PredictionSpec(FeatureSpec):
     top: int
 
     kind: ClassVar[str] = "predictions"
-    made_by: ClassVar[str] = "jobs/predict.py"
+    made_by: ClassVar[str] = "the predict job"
 
     @property
     def length(self) -> int:

@@ -76,7 +76,7 @@ def test_a_foreign_table_is_refused():
         FeatureSpec.from_properties({"delta.appendOnly": "true"})
     assert str(error.value) == (
         "this is not a features table: it has no property bottleneck.spec_version; name a table "
-        "that jobs/extract.py wrote, or a location where nothing is yet"
+        "that the extract job wrote, or a location where nothing is yet"
     )
 
 

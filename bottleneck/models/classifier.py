@@ -3,7 +3,7 @@
 >>> classifier = load_model("s3://models/pets")
 >>> probabilities = classifier(images)  # (N, 224, 224, 3) uint8 RGB → (N, C) float32
 
-A model is one that ``jobs/train.py`` wrote, or ``imagenet:NAME``, a whole ``keras.applications``
+A model is one that the train job wrote, or ``imagenet:NAME``, a whole ``keras.applications``
 network with its 1,000 ImageNet classes.
 """
 

@@ -114,7 +114,7 @@ def read_manifest(uri: str) -> ModelManifest:
     except SourceError as e:
         raise ModelError(
             f"there is no model at {redact_uri(uri)} ({MANIFEST}, which is written last, cannot "
-            f"be read: {e}); train one with jobs/train.py --model, or check the address"
+            f"be read: {e}); train one with the train job (--model), or check the address"
         ) from e
     except ValueError as e:
         raise ModelError(f"{redact_uri(place)} is no JSON: {e}; train the model again") from e

@@ -16,7 +16,7 @@ class PredictConfig(SourceFlags, VersionFlags, RunFlags, OutputFlags):
     """Applies a trained model to images, or its head to a features table, and keeps a table.
 
     Attributes:
-        model: A model of jobs/train.py: a folder or URI; or imagenet:NAME, a whole
+        model: A model of the train job: a folder or URI; or imagenet:NAME, a whole
             keras.applications network such as imagenet:resnet50 with ImageNet's 1,000 classes.
         predictions: Where the predictions table is or will be: a folder, s3://, gs:// or abfs://.
         features: A features table instead of images: only the head runs.
@@ -55,7 +55,7 @@ class PredictConfig(SourceFlags, VersionFlags, RunFlags, OutputFlags):
         if self.features and self.model.startswith("imagenet:"):
             raise ConfigError(
                 f"{self.model} has no head of its own for --features; give --images, or a model "
-                "of jobs/train.py"
+                "of the train job"
             )
         super().check()
 

@@ -82,7 +82,7 @@ class ImageTable:
         if table is None:
             raise TableError(
                 f"there is no {cls.spec_type.kind} table at {redact_uri(uri)}; make one with "
-                f"{cls.spec_type.made_by} --{cls.spec_type.kind}, or check the address"
+                f"{cls.spec_type.made_by} (--{cls.spec_type.kind}), or check the address"
             )
         return table
 

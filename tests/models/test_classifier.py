@@ -363,8 +363,8 @@ def test_a_table_of_the_other_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TableError) as nothing:
         PredictionsTable.open(str(tmp_path / "none"))
     assert str(nothing.value) == (
-        f"there is no predictions table at {tmp_path}/none; make one with jobs/predict.py "
-        "--predictions, or check the address"
+        f"there is no predictions table at {tmp_path}/none; make one with the predict job "
+        "(--predictions), or check the address"
     )
 
 

@@ -162,7 +162,7 @@ def test_half_a_model(uri: str) -> None:
         f"there is no model at {uri} (model.json, which is written last, cannot be read: "
         f"{uri}/model.json "
     )
-    assert message.endswith("); train one with jobs/train.py --model, or check the address")
+    assert message.endswith("); train one with the train job (--model), or check the address")
     if not uri.startswith("memory:"):
         assert f"{uri}/model.json does not exist; check the path);" in message
 

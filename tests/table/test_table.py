@@ -166,7 +166,7 @@ def test_looking_for_a_table_makes_no_folder(tmp_path: Path) -> None:
         FeaturesTable.open(str(tmp_path / "none" / "table"))
     assert str(caught.value) == (
         f"there is no features table at {tmp_path}/none/table; "
-        "make one with jobs/extract.py --features, or check the address"
+        "make one with the extract job (--features), or check the address"
     )
     assert list(tmp_path.iterdir()) == []
 

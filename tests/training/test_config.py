@@ -154,7 +154,7 @@ def test_what_the_train_job_refuses(options: dict[str, Any], message: str) -> No
         (
             {"features": "table", "model": "imagenet:resnet50"},
             "imagenet:resnet50 has no head of its own for --features; give --images, or a model "
-            "of jobs/train.py",
+            "of the train job",
         ),
         (
             {"node_hour_price": 2.0},

@@ -44,7 +44,6 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 from support.images import color, png, read_snapshot
-from support.paths import ROOT
 
 from benchmarks.support.s3_server import S3Server
 from bottleneck.backbones.config import BackboneConfig
@@ -741,26 +740,13 @@ def test_names_add_nothing_to_the_status_page(name: str) -> None:
 
 #: Every job in one process, so that Ray is started once.
 _JOBS = """
-import json, runpy, sys
-from bottleneck.cli import run_job
-from bottleneck.extraction.config import ExtractConfig
-from bottleneck.extraction.job import extract
-from bottleneck.prediction.config import PredictConfig
-from bottleneck.prediction.job import predict
-from bottleneck.training.config import TrainConfig
-from bottleneck.training.job import train
+import json, sys
+from bottleneck.__main__ import run
 
 if __name__ == "__main__":
-    status = runpy.run_path(sys.argv[1])["main"]
-    jobs = {
-        "extract": lambda flags: run_job(ExtractConfig, extract, flags),
-        "train": lambda flags: run_job(TrainConfig, train, flags),
-        "predict": lambda flags: run_job(PredictConfig, predict, flags),
-        "status": status,
-    }
     for line in sys.stdin:
         name, *flags = json.loads(line)
-        code = jobs[name](flags)
+        code = run(name, flags)
         print(json.dumps({"code": code}), flush=True)
         print(f"end of {name}", file=sys.stderr, flush=True)
 """
@@ -775,7 +761,7 @@ class _Night:
         # reading here would move what is written there.
         with errors.open("a") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _JOBS, str(ROOT / "jobs" / "status.py")],
+                [sys.executable, "-c", _JOBS],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, env=env,
             )  # fmt: skip
 
