@@ -16,6 +16,9 @@ import pytest
 from benchmarks.support.s3_server import S3Server
 from bottleneck.console.interruption import InterruptedRunError, Interruption
 
+# Processes are started and stopped: a second for each.
+pytestmark = pytest.mark.slow
+
 _RUN = """
 import os, sys, time
 from dataclasses import dataclass
@@ -23,9 +26,6 @@ from bottleneck.cli import run_job
 from bottleneck.config.flags import OutputFlags
 from bottleneck.console.interruption import Interruption
 from bottleneck.incremental.summary import Summary
-
-# Processes are started and stopped: a second for each.
-pytestmark = pytest.mark.slow
 
 @dataclass(frozen=True, kw_only=True)
 class Config(OutputFlags):
