@@ -58,7 +58,7 @@ def place(s3: S3Server) -> str:
     return f"s3://{bucket}/lake/table"
 
 
-@pytest.fixture(params=["disk", pytest.param("s3", marks=pytest.mark.s3)])
+@pytest.fixture(params=["disk", pytest.param("s3", marks=[pytest.mark.s3, pytest.mark.slow])])
 def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "disk":
         return str(tmp_path / "lake" / "table")
