@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Annotated, ClassVar
 
 from bottleneck.config.checks import AtLeast, Form, Gpus, require_allowed
+from bottleneck.config.plain import plain_values
 from bottleneck.config.values import actor_range, commit_interval, failure_limit, parse_time
 from bottleneck.errors import ConfigError
 from bottleneck.images.options import DEFAULT_MAX_PIXELS
@@ -27,6 +28,9 @@ class Flags:
     examples: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
+        for name, value in plain_values(self):
+            # The one way to set a field of a frozen dataclass while it is being made.
+            object.__setattr__(self, name, value)
         require_allowed(self)
         self.check()
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support.documents import documents_of
 
@@ -212,6 +213,42 @@ def test_shares_are_exact(listed: int) -> None:
 def test_no_failure_limits(text: str) -> None:
     with pytest.raises(ConfigError, match=r"--max-failed .* is not allowed; give a number"):
         failure_limit(text, 100)
+
+
+# Types
+
+
+def test_python_may_give_paths_lists_and_numbers_of_numpy() -> None:
+    made = config(
+        images=Path("photos"), image_size=[64, 96], batch_size=np.int64(4), shard_mb=np.float64(2)
+    )
+    assert made == config(images="photos", image_size=(64, 96), batch_size=4, shard_mb=2.0)
+    assert [type(value) for value in (made.images, made.image_size, made.batch_size)] == [
+        str, tuple, int,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"images": None}, "--images None is not allowed; give text"),
+        ({"images": b"photos"}, "--images b'photos' is not allowed; give text"),
+        ({"batch_size": "x"}, "--batch-size 'x' is not allowed; give a whole number"),
+        ({"batch_size": 1.5}, "--batch-size 1.5 is not allowed; give a whole number"),
+        ({"batch_size": True}, "--batch-size True is not allowed; give a whole number"),
+        ({"shard_mb": "64"}, "--shard-mb '64' is not allowed; give a number"),
+        ({"image_size": 64}, "--image-size 64 is not allowed; give 2 whole numbers"),
+        ({"image_size": (64,)}, "--image-size (64,) is not allowed; give 2 whole numbers"),
+        ({"image_size": (64, "x")}, "--image-size (64, 'x') is not allowed; give 2 whole numbers"),
+        ({"keep_deleted": 1}, "--keep-deleted 1 is not allowed; give True or False"),
+        ({"pooling": None}, "--pooling None is not allowed; give none, avg, max"),
+        ({"actors": 4}, "--actors 4 is not allowed; give text"),
+    ],
+)
+def test_values_of_another_type_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config(**options)
+    assert str(caught.value) == message
 
 
 # Documentation
