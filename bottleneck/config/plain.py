@@ -65,11 +65,13 @@ def _plain(value: Any, kind: Any) -> Any:
         kind = str
     if kind is str and isinstance(value, os.PathLike):
         value = os.fspath(value)
-    if kind is int and isinstance(value, Integral) and type(value) is not bool:
+    # For Python True is a number.
+    if isinstance(value, bool):
+        if kind is bool:
+            return value
+    elif kind is int and isinstance(value, Integral):
         return int(value)
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return value
-    if kind in (str, bool) and isinstance(value, kind):
+    elif (kind is float and isinstance(value, int | float)) or isinstance(value, kind):
         return value
     raise TypeError(kind)
 
